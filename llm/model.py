@@ -1,0 +1,137 @@
+"""GPT-2's architecture with nanoGPT's names, so that weights travel both ways. Nothing but the network.
+
+References: OpenAI's GPT-2 (openai/gpt-2, src/model.py), Hugging Face's GPT2LMHeadModel, karpathy/nanoGPT model.py.
+Letters in shape comments: B batch, T time (tokens), C n_embd, nh n_head, hs = C / nh, V vocab_size.
+Not here: choosing tokens (generate.py), optimizers (optim.py), files (checkpoint.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape. No defaults: those are train.py's settings. dropout is the only field that may change later."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    bias: bool
+    vocab_size: int
+    dropout: float
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cache=None):
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, nh, T, hs)
+        mask = None
+        if cache is not None and cache.length > 0:
+            k, v = cache.append(self.layer, k, v)  # (B, nh, cache.length + T, hs)
+            if T > 1:  # new token i sees all that was cached and the new ones up to itself
+                mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(cache.length)
+        elif cache is not None:
+            cache.append(self.layer, k, v)
+        causal = mask is None and T > 1
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
+        )
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.gelu = nn.GELU(approximate="tanh")  # what OpenAI's GPT-2 computes; its weights need this one
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cache=None):
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer with learned positions and tied input and output embeddings."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            dict(
+                wte=nn.Embedding(config.vocab_size, config.n_embd),
+                wpe=nn.Embedding(config.block_size, config.n_embd),
+                drop=nn.Dropout(config.dropout),
+                h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
+            )
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight  # tied (Press and Wolf 2017, arXiv 1608.05859)
+        self.apply(self._init_weights)
+        for name, p in self.named_parameters():  # GPT-2: what is added to the residual stream starts smaller
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(p, mean=0.0, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    @staticmethod
+    def _init_weights(module):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    def num_params(self) -> int:
+        """Number of parameters, the tied table counted once, positions left out (nanoGPT's count)."""
+        return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
+
+    def hidden(self, idx: torch.Tensor, cache=None) -> torch.Tensor:
+        """What the output rows are multiplied with: idx (B, T) int64 -> (B, T, C).
+
+        cache: a generate.KVCache that holds the keys and values of the tokens before idx; those of idx are appended.
+        """
+        past = cache.length if cache is not None else 0
+        T = idx.size(1)
+        assert past + T <= self.config.block_size, f"{past + T} tokens, but block_size is {self.config.block_size}"
+        positions = torch.arange(past, past + T, device=idx.device)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        for block in self.transformer.h:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += T
+        return self.transformer.ln_f(x)
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache=None):
+        """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
+        targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None."""
+        x = self.hidden(idx, cache)
+        if targets is None:
+            return self.lm_head(x[:, -1:]), None
+        logits = self.lm_head(x)
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)

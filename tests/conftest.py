@@ -1,0 +1,92 @@
+"""Shared by all tests: a copy of the package to run scripts from, small datasets, small models."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm import dataset, tokenizer
+from llm.model import GPT, GPTConfig
+
+PACKAGE = Path(dataset.__file__).parent
+STORY = (PACKAGE / "data" / "tale" / "tale.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The same arithmetic on every machine, and no fight for cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """An empty folder in place of llm/data, for this test's process."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setattr(dataset, "DATA", folder)
+    return folder
+
+
+@pytest.fixture
+def prepare(data, capsys):
+    """prepare(name, text, ...) makes a dataset in the test's data folder and returns it."""
+
+    def prepare(name="story", text=STORY[:6000], encoder=None, val_fraction=0.0):
+        encoder = encoder or tokenizer.gpt2()
+        dataset.write_dataset(
+            data / name, text, encoder, val_fraction=val_fraction, source={}, train_command=("config/x.py",)
+        )
+        capsys.readouterr()
+        return dataset.Dataset(name)
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """tiny_model(vocab_size=..., ...) is a small GPT with random weights of a healthy size, in evaluation mode."""
+
+    def tiny_model(seed=0, **shape):
+        shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=16, bias=False, vocab_size=61, dropout=0.0) | shape
+        torch.manual_seed(seed)
+        model = GPT(GPTConfig(**shape))
+        for p in model.parameters():  # at GPT-2's tiny initial size all logits are alike, and any bug would pass
+            torch.nn.init.normal_(p, std=0.3) if p.dim() > 1 else torch.nn.init.normal_(p, mean=1.0, std=0.1)
+        return model.eval()
+
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Path:
+    """A copy of the package without prepared data: scripts run from it as a user runs them, and write only there."""
+    copy = tmp_path_factory.mktemp("checkout") / "llm"
+    ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out*", "__pycache__")
+    shutil.copytree(PACKAGE, copy, ignore=ignore)
+    return copy
+
+
+@pytest.fixture
+def run(package, monkeypatch):
+    """run("train.py", "--key=value", ..., cwd=...) runs a script of the copy; returns the finished process."""
+
+    def run(script, *arguments, cwd=package, status=0, **environment):
+        finished = subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"} | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert finished.returncode == status, f"{finished.returncode}\n{finished.stdout}\n{finished.stderr}"
+        if status == 1:  # a user's mistake: one line, and nothing that looks like a result
+            assert len(finished.stderr.splitlines()) == 1, finished.stderr
+        return finished
+
+    return run
