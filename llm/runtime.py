@@ -1,0 +1,170 @@
+"""Device, dtype, seed and torchrun's ranks: decided once, by fixed rules on the hardware, and said in one line.
+
+Rules for "auto": cuda (a ROCm build answers to that name, too), else Apple's mps, else the cpu; bfloat16 arithmetic
+where the hardware computes in it, else float32; torch.compile on CUDA GPUs that have Triton. Nothing is timed at start,
+so the same seed gives the same run. Weights and optimizer state are float32 everywhere: dtype is what products are
+computed in (torch.autocast).
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from llm.configurator import NonNegativeInt, UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    # the machine (the same for every script)
+    seed: NonNegativeInt = 1337  # of every random choice: weights, order of the windows, dropout, sampling
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; auto = cuda, else mps, else cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; auto = bfloat16 where there is one
+    compile: bool | Literal["auto"] = "auto"  # torch.compile the training step; auto = on CUDA GPUs
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was decided, for one process. `rank` counts processes from 0; all of a training have the same world_size."""
+
+    device: torch.device
+    dtype: torch.dtype
+    compile: bool
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints and writes files."""
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """A context in which products are computed in `dtype`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Each number summed over all ranks (float64 where the device has it)."""
+        if self.world_size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def to_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """The batch on the device; on CUDA from pinned memory, so that the copy runs beside the computation."""
+        if self.device.type == "cuda":
+            return batch.pin_memory().to(self.device, non_blocking=True)
+        return batch.to(self.device)
+
+    def describe(self) -> str:
+        """One line: what was decided and how to override it."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        ranks = f", {self.world_size} processes" if self.world_size > 1 else ""
+        dtype, mode = str(self.dtype).removeprefix("torch."), "compiled" if self.compile else "eager"
+        return f"{self.device} ({name}){ranks}, {dtype}, {mode} (override with --device, --dtype, --compile)"
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that a `device` setting names. UserError where this machine lacks it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name}: expected auto, cpu, cuda, cuda:0 or mps; type --device=auto") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device={name}: torch finds no CUDA GPU here; type --device=auto or --device=cpu")
+        index = device.index if device.index is not None else local_rank
+        if index >= torch.cuda.device_count():
+            raise UserError(f"device=cuda:{index}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device={name}: torch finds no Apple GPU here; type --device=auto or --device=cpu")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"device={name}: only cpu, cuda (also ROCm) and mps are supported; type --device=auto")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16 (not: emulates it, which is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    return False
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that a `dtype` setting names, for training."""
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    return getattr(torch, name)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks instead of giving them back to the system, where the C library is glibc.
+
+    A training step on a CPU frees and allocates the same hundreds of megabytes each time, and having the system clear
+    them anew took 40 % of it (BENCHMARKS.md).
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: blocks of any size come from the heap ...
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which does not shrink before 2 GiB of its end are free
+
+
+def start(settings: Settings, *, backend: str = "nccl", inference: bool = False) -> Runtime:
+    """The runtime of this process; seeds torch, and joins the other ranks where torchrun started several.
+
+    inference=True: sampling and recall. On a CPU "auto" is then float32, because one token at a time is bound by
+    reading the weights, and casting them for each token costs more than it saves. Call `stop` at the end.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)))
+    dtype = pick_dtype(settings.dtype, device)
+    if inference and settings.dtype == "auto" and device.type == "cpu":
+        dtype = torch.float32
+    compiled = settings.compile
+    if compiled == "auto":
+        compiled = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32: nanoGPT's choice for what autocast leaves in float32
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo" if device.type != "cuda" else backend)
+    torch.manual_seed(settings.seed)
+    return Runtime(device, dtype, compiled, rank, world_size)
+
+
+def stop() -> None:
+    """Leave the other ranks, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def seed_for(seed: int, *counters: int) -> int:
+    """A 63-bit seed that depends on all its arguments (numpy's SeedSequence), for a generator of one purpose."""
+    return int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def notice(message: str) -> None:
+    """Prints one line for the user on standard error, on rank 0 only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
