@@ -1,0 +1,73 @@
+"""Write data/NAME/: any text as GPT-2 tokens, for `train.py config/train_book.py --dataset=NAME`.
+
+    python data/book/prepare.py --input=my_book.txt --dataset=my_book
+    python data/book/prepare.py --input=https://example.org/my_book.txt --dataset=my_book
+
+Project Gutenberg's header and licence are left out. An address is downloaded to data/NAME/input.txt, anew each time.
+This script does not read web pages, PDF or EPUB: save those as plain text first.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.configurator import Fraction, UserError, command, run_script
+from llm.dataset import data_folder, write_dataset
+from llm.text import download, read_text, source_of, strip_gutenberg, unwrap
+from llm.tokenizer import gpt2
+
+SCRIPT = "data/book/prepare.py"
+
+
+@dataclass(frozen=True)
+class Settings:
+    input: str | None = None  # the text: a file, or an address that begins with http:// or https://
+    dataset: str | None = None  # the name of the dataset, a folder in data/
+    unwrap: bool = True  # join wrapped lines into paragraphs
+    val_fraction: Fraction = 0.0  # share of the text, from its end, held out into val.bin
+
+
+def checked_name(name: str | None, source: str) -> str:
+    """The dataset's name. UserError, with a name made from the source's own as example, if it cannot be one."""
+    example = re.sub(r"[^A-Za-z0-9]+", "_", Path(source).stem).strip("_")[:40].lower() or "my_book"
+    if (data_folder(example) / "prepare.py").exists():
+        example = f"my_{example}"
+    hint = f"type {command(SCRIPT, f'--input={source}', f'--dataset={example}')}"
+    if name is None:
+        raise UserError(f"the dataset has no name yet; {hint}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
+        raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -; {hint}")
+    if (data_folder(name) / "prepare.py").exists():
+        raise UserError(f"--dataset={name}: that dataset has a script of its own, data/{name}/prepare.py; {hint}")
+    return name
+
+
+def main(settings: Settings) -> None:
+    if not settings.input:
+        example = command(SCRIPT, "--input=my_book.txt", "--dataset=my_book")
+        raise UserError(f"there is no text to prepare: expected a file or an address; type {example}")
+    name = checked_name(settings.dataset, settings.input)
+    folder, path, url = data_folder(name), Path(settings.input), None
+    if re.match(r"https?://", settings.input, re.I):
+        path, url = folder / "input.txt", settings.input
+        by_hand = f"save the text as a file and type {command(SCRIPT, '--input=my_book.txt', f'--dataset={name}')}"
+        download(url, path, min_bytes=1, max_bytes=100_000_000, must_contain="", by_hand=by_hand)
+    text, notes = read_text(path)
+    for step in [strip_gutenberg, unwrap] if settings.unwrap else [strip_gutenberg]:
+        text, done = step(text)
+        notes += done
+    if not text.strip():
+        raise UserError(f"{path} holds nothing but Project Gutenberg's header and licence: expected a book")
+    print(f"read {path}" + "".join(f"; {note}" for note in notes))
+    write_dataset(
+        folder,
+        text,
+        gpt2(),
+        val_fraction=settings.val_fraction,
+        source=source_of(path, url),
+        train_command=("config/train_book.py", f"--dataset={name}", f"--out_dir=out-{name}"),
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

@@ -1,0 +1,54 @@
+"""Write data/prince/: The Little Prince in English as GPT-2 tokens, for `train.py config/train_prince.py`.
+
+    python data/prince/prepare.py
+    python data/prince/prepare.py --input=my_little_prince.txt
+
+The text is the given file, else input.txt beside this script, else it is downloaded to input.txt, once. The book is
+under copyright in some countries: whether you may use it is yours to know. This script corrects no misread letters.
+"""
+
+from dataclasses import dataclass
+
+from llm.configurator import Fraction, command, run_script
+from llm.dataset import data_folder, write_dataset
+from llm.text import clean_scan, obtain, read_text, source_of, unwrap
+from llm.tokenizer import gpt2
+
+URL = "https://archive.org/download/TheLittlePrince-English/littleprince_djvu.txt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    input: str | None = None  # a text file to use instead of input.txt or the download
+    unwrap: bool = True  # join wrapped lines into paragraphs
+    val_fraction: Fraction = 0.0  # share of the text, from its end, held out into val.bin
+
+
+def main(settings: Settings) -> None:
+    folder = data_folder("prince")
+    path, url = obtain(
+        folder,
+        URL,
+        settings.input,
+        instead=command("data/tale/prepare.py"),
+        min_bytes=50_000,
+        max_bytes=200_000,
+        must_contain="little prince",
+    )
+    text, notes = read_text(path)
+    for step in [clean_scan, unwrap] if settings.unwrap else [clean_scan]:
+        text, done = step(text)
+        notes += done
+    print(f"read {path}" + "".join(f"; {note}" for note in notes))
+    write_dataset(
+        folder,
+        text,
+        gpt2(),
+        val_fraction=settings.val_fraction,
+        source=source_of(path, url),
+        train_command=("config/train_prince.py",),
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

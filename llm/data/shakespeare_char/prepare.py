@@ -1,0 +1,50 @@
+"""Write data/shakespeare_char/: a million characters of Shakespeare, one token each (nanoGPT's classic).
+
+    python data/shakespeare_char/prepare.py
+    python data/shakespeare_char/prepare.py --input=plays.txt
+
+The text is the given file, else input.txt beside this script, else it is downloaded to input.txt, once. Nothing in it
+is cleaned or joined: verse and prose stay as they are.
+"""
+
+from dataclasses import dataclass
+
+from llm.configurator import Fraction, command, run_script
+from llm.dataset import data_folder, write_dataset
+from llm.text import obtain, read_text, source_of
+from llm.tokenizer import characters
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    input: str | None = None  # a text file to use instead of input.txt or the download
+    val_fraction: Fraction = 0.1  # share of the text, from its end, held out into val.bin
+
+
+def main(settings: Settings) -> None:
+    folder = data_folder("shakespeare_char")
+    path, url = obtain(
+        folder,
+        URL,
+        settings.input,
+        instead=command("data/tale/prepare.py"),
+        min_bytes=1_000_000,
+        max_bytes=1_300_000,
+        must_contain="First Citizen",
+    )
+    text, notes = read_text(path)
+    print(f"read {path}" + "".join(f"; {note}" for note in notes))
+    write_dataset(
+        folder,
+        text,
+        characters(text),
+        val_fraction=settings.val_fraction,
+        source=source_of(path, url),
+        train_command=("config/train_shakespeare_char.py",),
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)
