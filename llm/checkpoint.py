@@ -1,0 +1,220 @@
+"""What a checkpoint looks like on disk. The only code that knows.
+
+A checkpoint is one dict of plain data in torch's zip format, with nanoGPT's keys, so that ours load in nanoGPT and
+nanoGPT's load here:
+
+    model           the state dict, nanoGPT's names        model_args     GPTConfig's fields
+    optimizer       the optimizer's state dict             iter_num       updates made
+    best_val_loss   1e9 = none yet                         config         every setting of the run
+
+and ours: format, tokenizer (its description), corpus_ids (the ids that occur in the corpus; None = unknown), loop
+(place in the data, seconds, bytes of metrics.jsonl, the text's sha256), checksums (one per part, so that sampling reads
+and checks the weights alone). Files are read by torch's restricted loader: no code in them is ever run.
+"""
+
+import dataclasses
+import hashlib
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm import dataset, tokenizer
+from llm.configurator import UserError
+from llm.files import whole_file
+from llm.model import GPT, GPTConfig
+from llm.runtime import notice
+
+FORMAT = 1
+PARTS = ("model", "optimizer")  # the large ones, each with a checksum of its own; "rest" is everything else
+NANOGPT_VOCABULARIES = (50257, 50304)  # sizes of a table that can only be GPT-2's encoding
+
+
+@dataclass(frozen=True)
+class Info:
+    """Where a model comes from."""
+
+    path: Path
+    iter_num: int
+    dataset: str
+    corpus_ids: list[int] | None  # None = unknown
+    text_sha256: str | None  # of the training text's shards; None = unknown
+    config: dict
+
+
+def digest(part) -> str:
+    """sha256 of nested plain data, tensors by their dtype, shape and bytes."""
+    sha = hashlib.sha256()
+
+    def feed(x):
+        if isinstance(x, torch.Tensor):
+            sha.update(f"{x.dtype}{tuple(x.shape)}".encode())
+            sha.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(x, dict):
+            sha.update(b"{%d" % len(x))
+            for key, value in x.items():
+                feed(key)
+                feed(value)
+        elif isinstance(x, list | tuple):
+            sha.update(b"[%d" % len(x))
+            for value in x:
+                feed(value)
+        else:
+            sha.update(repr(x).encode() + b"\0")
+
+    feed(part)
+    return sha.hexdigest()
+
+
+def checksums(checkpoint: dict) -> dict[str, str]:
+    """One sha256 per part of a checkpoint, and one of the rest."""
+    rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
+    return {part: digest(checkpoint[part]) for part in PARTS} | {"rest": digest(rest)}
+
+
+def save(
+    path: Path,
+    *,
+    model: GPT,
+    optimizer_state: dict,
+    iter_num: int,
+    best_val_loss: float,
+    config: dict,
+    tokenizer_description: dict,
+    corpus_ids: list[int] | None,
+    loop: dict,
+) -> None:
+    """Writes a checkpoint; `path` is a whole one at every instant. UserError if the disk refuses."""
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer_state,
+        "model_args": dataclasses.asdict(model.config),
+        "iter_num": iter_num,
+        "best_val_loss": best_val_loss,
+        "config": config,
+        "format": FORMAT,
+        "tokenizer": tokenizer_description,
+        "corpus_ids": corpus_ids,
+        "loop": loop,
+    }
+    checkpoint["checksums"] = checksums(checkpoint)
+    try:
+        with whole_file(path) as f:
+            torch.save(checkpoint, f)
+    except RuntimeError as e:  # what torch's writer raises for a full disk
+        raise UserError(f"cannot write {path}: {str(e).splitlines()[0]}") from None
+
+
+def find(out_dir: str, checkpoint_name: str) -> Path:
+    """The path of a checkpoint that exists. UserError, with those that do, where it does not."""
+    folder, path = Path(out_dir), Path(out_dir) / checkpoint_name
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        others = sorted({str(p.parent) for p in Path().glob("*/*.pt")})
+        have = f"here are: {', '.join(others)}" if others else "none is in this folder: train first"
+        raise UserError(f"out_dir={out_dir} does not exist ({have})")
+    names = sorted(p.name for p in folder.glob("*.pt"))
+    have = f"it has: {', '.join(names)}" if names else "no checkpoint was saved there yet: train first"
+    raise UserError(f"{path} does not exist in out_dir={out_dir} ({have})")
+
+
+def latest(out_dir: str) -> Path:
+    """The checkpoint that a run in out_dir goes on from: ckpt_last.pt where there is one, else ckpt.pt."""
+    return find(out_dir, "ckpt_last.pt" if (Path(out_dir) / "ckpt_last.pt").is_file() else "ckpt.pt")
+
+
+def make_out_dir(out_dir: Path) -> None:
+    """Creates out_dir. UserError where that is impossible, before any time was spent on training."""
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        (out_dir / ".writable").touch()
+        (out_dir / ".writable").unlink()
+    except OSError as e:
+        raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
+
+
+def read(path: Path, parts: tuple[str, ...]) -> dict:
+    """The checkpoint at `path`, mapped into memory, its named parts checked against their checksums.
+
+    UserError for a file that is cut short, damaged, of a newer format or no checkpoint.
+    """
+    damaged = f"{path} is damaged or no checkpoint of llm or nanoGPT"
+    try:
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{damaged} (not a file that torch.save wrote, or cut short)")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as e:
+        if "weights_only" in str(e) or "Weights only" in str(e):
+            raise UserError(f"{path} holds more than plain data, which is never loaded (it could run code)") from None
+        raise UserError(f"{damaged} ({type(e).__name__})") from None
+    if not isinstance(checkpoint, dict) or not {"model", "model_args", "iter_num", "config"} <= checkpoint.keys():
+        raise UserError(f"{damaged} (its keys are not a checkpoint's)")
+    if checkpoint.get("format", 0) > FORMAT:
+        raise UserError(f"{path} has format {checkpoint['format']}, this llm reads up to {FORMAT}: update llm")
+    expected = checkpoint.get("checksums", {})  # nanoGPT's have none
+    rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
+    for part in (*parts, "rest"):
+        if part in expected and digest(rest if part == "rest" else checkpoint[part]) != expected[part]:
+            raise UserError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+    checkpoint["model"] = {
+        name.removeprefix("_orig_mod."): tensor  # what torch.compile put before nanoGPT's names
+        for name, tensor in checkpoint["model"].items()
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))  # old nanoGPT's causal mask, no weight
+    }
+    return checkpoint
+
+
+def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
+    """The GPT of a checkpoint from `read`, its weights the checkpoint's own memory; `changes` replace model_args."""
+    try:
+        config = GPTConfig(**(checkpoint["model_args"] | changes))
+        with torch.device("meta"):  # no memory, no random numbers: the weights come from the file
+            model = GPT(config)
+        model.load_state_dict(checkpoint["model"], assign=True)
+    except (TypeError, RuntimeError) as e:
+        raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
+    model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
+    return model
+
+
+def describe_tokenizer(checkpoint: dict, path: Path) -> dict:
+    """The tokenizer's description in the checkpoint; for nanoGPT's, which have none, that of its dataset or GPT-2's."""
+    if "tokenizer" in checkpoint:
+        return checkpoint["tokenizer"]
+    vocab_size, name = checkpoint["model_args"]["vocab_size"], str(checkpoint["config"].get("dataset"))
+    if vocab_size in NANOGPT_VOCABULARIES:
+        return tokenizer.GPT2_DESCRIPTION
+    prepared = dataset.Dataset(name)  # one line says how to prepare it where it is not
+    if prepared.vocab_size != vocab_size:
+        raise UserError(
+            f"{path} has a vocabulary of {vocab_size}, the dataset {name} prepared here has {prepared.vocab_size}: "
+            f"prepare the text that it was trained on: {dataset.prepare_hint(name)}"
+        )
+    notice(f"{path} does not say how its text was encoded: taken from the dataset {name}")
+    return prepared.tokenizer_description
+
+
+def load_model(
+    out_dir: str, checkpoint_name: str = "ckpt.pt", device: torch.device | str = "cpu"
+) -> tuple[GPT, tokenizer.Tokenizer, Info]:
+    """(model in evaluation mode, tokenizer, info) of a checkpoint: the one door for all that uses a trained model."""
+    path = find(out_dir, checkpoint_name)
+    checkpoint = read(path, parts=("model",))
+    encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path))
+    model = build_model(checkpoint, path).to(device).eval()
+    if encoder.vocab_size > model.config.vocab_size:
+        raise UserError(f"{path}: its tokenizer has {encoder.vocab_size} ids, its table {model.config.vocab_size} rows")
+    info = Info(
+        path=path,
+        iter_num=int(checkpoint["iter_num"]),
+        dataset=str(checkpoint["config"].get("dataset")),
+        corpus_ids=checkpoint.get("corpus_ids"),
+        text_sha256=checkpoint.get("loop", {}).get("text_sha256"),
+        config=checkpoint["config"],
+    )
+    return model, encoder, info
