@@ -1,0 +1,230 @@
+"""How much of the book does the model know by heart? Recall@50/50, the share of windows that it recites exactly.
+
+    python recall.py --out_dir=out-tale
+
+Definition (Carlini et al. 2023, arXiv 2202.07646, definition 3.1 with k = 50): windows begin at token 0, 50, 100, ...
+of the trained text; the model sees a window's first 50 tokens alone and must produce the next 50 exactly, greedily.
+Greedy output equals the suffix if and only if the argmax is right at all 50 places when the true suffix is fed in, so
+one batched forward pass answers for a window what 50 steps of generation would.
+
+Beside it: token accuracy over the same places, a Wilson 95 % interval, recall@8/50 (a prompt as short as people type;
+only windows whose first 8 tokens stand once in the text, because others have more than one right answer), and the same
+measure on a control text that the model never saw, which tells knowing by heart from being a good guesser.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm import checkpoint, runtime
+from llm.configurator import UserError, run_script
+from llm.dataset import DATA, Dataset, Split
+from llm.files import write_whole
+from llm.generate import drawable_ids
+from llm.model import GPT
+from llm.runtime import Runtime, notice
+from llm.text import read_text
+from llm.tokenizer import Tokenizer
+
+PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
+SHORT_PREFIX = 8  # tokens
+MOST_WINDOWS = 2000
+NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
+CONTROL = DATA / "tale" / "control.txt"
+
+
+@dataclass(frozen=True)
+class Settings(runtime.Settings):
+    # what to measure
+    out_dir: str = "out"  # the folder that train.py wrote
+    checkpoint_name: str = "ckpt.pt"  # which of its checkpoints
+    dataset: str | None = None  # whose train.bin is the book; None = the dataset that the model was trained on
+    control: str | None = None  # a text file that the model never saw; None = val.bin, else the bundled control text
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Counts of one measurement: how many windows, how many of them recited, right tokens of SUFFIX per window."""
+
+    windows: int
+    recited: int
+    right_tokens: int
+
+    @property
+    def share(self) -> float:
+        return self.recited / self.windows if self.windows else 0.0
+
+    @property
+    def token_accuracy(self) -> float:
+        return self.right_tokens / (self.windows * SUFFIX) if self.windows else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.share:.4f} ({self.recited:,}/{self.windows:,} windows)"
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927): wilson(458, 463) is about (0.975, 0.995)."""
+    if trials == 0:
+        return 0.0, 1.0
+    z, p = 1.959964, successes / trials
+    center = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    spread = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    return max(0.0, center - spread), min(1.0, center + spread)
+
+
+def window_starts(n_tokens: int, length: int, most: int = MOST_WINDOWS) -> np.ndarray:
+    """Starts 0, 50, 100, ... of windows that fit into n_tokens; if more than `most`, that many evenly spaced ones."""
+    starts = np.arange(0, n_tokens - length + 1, STRIDE)
+    if len(starts) > most:
+        starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
+    return starts
+
+
+def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
+    """Those starts whose first `length` tokens stand only once in the text.
+
+    Compares 64-bit hashes (a dot product with random odd numbers), a chunk of the text at a time; two different
+    sequences share one with a probability of about 2**-63, which would leave out one window.
+    """
+    multipliers = np.random.SeedSequence(length).generate_state(length, np.uint64) | np.uint64(1)
+
+    def hashes(tokens: np.ndarray) -> np.ndarray:
+        grams = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + np.uint64(1), length)
+        return (grams * multipliers).sum(axis=1, dtype=np.uint64)
+
+    wanted = np.concatenate([hashes(split.tokens(s, s + length)) for s in starts.tolist()])
+    counts = dict.fromkeys(wanted.tolist(), 0)
+    for begin in range(0, len(split) - length + 1, chunk):
+        found = hashes(split.tokens(begin, min(begin + chunk + length - 1, len(split))))
+        for gram in found[np.isin(found, wanted)].tolist():
+            counts[gram] += 1
+    return starts[[counts[gram] == 1 for gram in wanted.tolist()]]
+
+
+@torch.inference_mode()
+def measure(
+    model: GPT,
+    split: Split,
+    starts: np.ndarray,
+    *,
+    prefix: int,
+    drawable: torch.Tensor,
+    on: Runtime,
+    batch_size: int = 64,
+) -> Recall:
+    """Recall of SUFFIX tokens after `prefix`, for windows at `starts`; every rank measures a share of them.
+
+    drawable: the ids that may be generated (generate.drawable_ids); the argmax is over these, as in sampling. Needs
+    block_size >= prefix + SUFFIX - 1. Leaves the model in evaluation mode.
+    """
+    model.eval()
+    head, drawable = model.lm_head.weight[drawable.to(on.device)], drawable.to(on.device)
+    recited = right = 0
+    mine = starts[on.rank :: on.world_size]
+    for some in np.split(mine, range(batch_size, len(mine), batch_size)):
+        if len(some):
+            x = split.windows(some, prefix + SUFFIX).to(on.device)  # (B, prefix + SUFFIX)
+            hidden = model.hidden(x[:, :-1])[:, prefix - 1 :]  # (B, SUFFIX, C): what predicts the suffix
+            correct = drawable[(hidden @ head.T).argmax(-1)] == x[:, prefix:]
+            recited += int(correct.all(dim=1).sum())
+            right += int(correct.sum())
+    recited, right = on.sum(recited, right)
+    return Recall(len(starts), int(recited), int(right))
+
+
+def obstacle(block_size: int, n_tokens: int) -> str | None:
+    """Why recall@50/50 cannot be measured, in one line; None where it can."""
+    if block_size < NEEDED_CONTEXT:
+        return f"recall@{PREFIX}/{SUFFIX} needs a context of {NEEDED_CONTEXT} tokens, block_size={block_size} has fewer"
+    if n_tokens < PREFIX + SUFFIX:
+        return f"recall@{PREFIX}/{SUFFIX} needs a text of {PREFIX + SUFFIX} tokens, this one has {n_tokens}"
+    return None
+
+
+def find_control(path: str | None, data: Dataset, tokenizer: Tokenizer) -> tuple[str, Split] | None:
+    """(name, tokens) of a text that the model never saw; None, with a notice, where there is none that it can read."""
+    if path is None and data.val is not None and len(data.val) >= PREFIX + SUFFIX:
+        return f"{data.name}'s val.bin", data.val
+    file = Path(path or CONTROL)
+    text, _ = read_text(file)
+    try:
+        ids = tokenizer.encode(text)
+    except UserError as e:
+        if path is not None:
+            raise
+        notice(f"no control: {file.name} cannot be encoded ({e})")
+        return None
+    if len(ids) < PREFIX + SUFFIX:
+        raise UserError(f"{file} has {len(ids)} tokens, a control needs at least {PREFIX + SUFFIX}")
+    return (path or "the bundled control.txt"), Split.in_memory(ids, data.vocab_size)
+
+
+def report(
+    model: GPT,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    *,
+    drawable: torch.Tensor,
+    on: Runtime,
+    control: str | None = None,
+) -> tuple[list[str], dict]:
+    """(lines for the reader, plain data for recall.json) of the whole measurement; the last line is recall@50/50.
+
+    UserError if it cannot be measured: see `obstacle`.
+    """
+    if reason := obstacle(model.config.block_size, len(data.train)):
+        raise UserError(reason)
+    starts = window_starts(len(data.train), PREFIX + SUFFIX)
+    long = measure(model, data.train, starts, prefix=PREFIX, drawable=drawable, on=on)
+    short_starts = standing_once(data.train, window_starts(len(data.train), SHORT_PREFIX + SUFFIX), SHORT_PREFIX)
+    short = measure(model, data.train, short_starts, prefix=SHORT_PREFIX, drawable=drawable, on=on)
+    low, high = wilson(long.recited, long.windows)
+    figures = {
+        "recall": long.share,
+        **asdict(long),
+        "token_accuracy": long.token_accuracy,
+        "interval_95": [low, high],
+        "recall_8": short.share,
+        "windows_8": short.windows,
+        "recited_8": short.recited,
+    }
+    lines = []
+    if found := find_control(control, data, tokenizer):
+        name, split = found
+        unseen = measure(
+            model, split, window_starts(len(split), PREFIX + SUFFIX), prefix=PREFIX, drawable=drawable, on=on
+        )
+        figures["control"] = {"text": name, **asdict(unseen), "token_accuracy": unseen.token_accuracy}
+        lines.append(f"control, {name}: recall {unseen}, token accuracy {unseen.token_accuracy:.4f}")
+    lines += [
+        f"recall@{SHORT_PREFIX}/{SUFFIX}: {short} whose {SHORT_PREFIX} tokens stand once in the text",
+        f"token accuracy: {long.token_accuracy:.4f}",
+        f"95 % interval: {low:.4f} to {high:.4f}",
+        f"recall@{PREFIX}/{SUFFIX}: {long}",
+    ]
+    return lines, figures
+
+
+def main(cfg: Settings) -> None:
+    on = runtime.start(cfg, inference=True)
+    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
+    data = Dataset(cfg.dataset or info.dataset)
+    if data.tokenizer_description != tokenizer.description:
+        raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
+    if cfg.dataset is None and info.text_sha256 not in (None, data.train.sha256):
+        notice(f"the dataset {data.name} was prepared anew since {info.path} was trained: this is another text")
+    notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {on.describe()}")
+    drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
+    with on.autocast():
+        lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
+    figures |= {"checkpoint": cfg.checkpoint_name, "step": info.iter_num, "dataset": data.name}
+    write_whole(info.path.parent / "recall.json", (json.dumps(figures, indent=1) + "\n").encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

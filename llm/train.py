@@ -1,0 +1,382 @@
+"""Teach a GPT a text, from scratch.
+
+    python train.py config/train_tale.py --max_iters=500
+    torchrun --standalone --nproc_per_node=2 train.py config/train_prince.py
+
+Writes to out_dir: ckpt_init.pt (before the first update), ckpt.pt, metrics.jsonl, recall.json; plot.py draws them.
+Every setting can stand in a config file (plain Python) or on the command line; --help lists them.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from llm import checkpoint, metrics, optim, recall, runtime, tokenizer
+from llm.configurator import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UserError,
+    command,
+    run_script,
+)
+from llm.dataset import Batches, Dataset, Split, evaluation_batches
+from llm.files import write_whole
+from llm.generate import drawable_ids
+from llm.model import GPT, GPTConfig
+from llm.runtime import Runtime, notice
+
+
+@dataclass(frozen=True)
+class Settings(runtime.Settings):
+    # output (names, meanings and defaults are nanoGPT's unless a line says otherwise)
+    out_dir: str = "out"  # folder for checkpoints and metrics, relative to the current folder
+    eval_interval: PositiveInt = 2000  # updates between evaluations; each also saves
+    log_interval: PositiveInt = 1  # updates between lines of progress
+    eval_iters: PositiveInt | None = 200  # fixed batches an evaluation takes of val.bin; None = all of it
+    eval_only: bool = False  # evaluate once and stop, nothing is saved
+    always_save_checkpoint: bool = True  # False: ckpt.pt only where val_loss improves, the latest in ckpt_last.pt
+    init_from: str = "scratch"  # scratch, or resume (go on with the run in out_dir)
+    # figures elsewhere
+    wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
+    wandb_project: str = "owt"  # its project
+    wandb_run_name: str = "gpt2"  # its run
+    tensorboard_log: bool = False  # also log to TensorBoard, in out_dir (extra: tensorboard)
+    # data
+    dataset: str = "openwebtext"  # a folder in data/ that its prepare.py has filled
+    gradient_accumulation_steps: PositiveInt = 40  # micro-batches an update, over all ranks
+    batch_size: PositiveInt = 12  # windows a micro-batch
+    block_size: PositiveInt = 1024  # tokens a window: the model's context
+    # model
+    n_layer: PositiveInt = 12  # blocks
+    n_head: PositiveInt = 12  # attention heads; must divide n_embd
+    n_embd: PositiveInt = 768  # width
+    dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
+    bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
+    # optimizer: AdamW
+    learning_rate: PositiveFloat = 6e-4  # the highest
+    max_iters: NonNegativeInt = 600000  # updates in all, exactly
+    weight_decay: NonNegativeFloat = 0.1  # of matrices and tables
+    beta1: Fraction = 0.9  # decay of the gradient's mean
+    beta2: Fraction = 0.95  # decay of its square's mean
+    grad_clip: NonNegativeFloat = 1.0  # highest norm of the gradient; 0 = off
+    # learning rate
+    decay_lr: bool = True  # False: constant at learning_rate
+    warmup_iters: NonNegativeInt = 2000  # updates of linear rise
+    lr_decay_iters: NonNegativeInt | None = None  # where the cosine ends; None = max_iters
+    min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
+    # several processes (torchrun)
+    backend: str = "nccl"  # of GPUs; processes on CPUs always use gloo
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head:
+            raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; change one of them")
+        if self.init_from not in ("scratch", "resume"):
+            raise UserError(
+                f"init_from={self.init_from} is not there yet: expected scratch or resume "
+                "(learning by fine-tuning a pretrained model is to come)"
+            )
+
+
+RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
+
+
+def open_metrics(cfg: Settings, out_dir: Path, keep_bytes: int) -> metrics.Metrics:
+    """The run's figures: metrics.jsonl and the services asked for. UserError if one of them is not installed."""
+    wandb_run = tensorboard = None
+    if cfg.wandb_log:
+        wandb = metrics.require("wandb", "wandb")
+        config = dataclasses.asdict(cfg)
+        wandb_run = wandb.init(project=cfg.wandb_project, name=cfg.wandb_run_name, dir=out_dir, config=config)
+    if cfg.tensorboard_log:
+        tensorboard = metrics.require("torch.utils.tensorboard", "tensorboard").SummaryWriter(out_dir / "tensorboard")
+    return metrics.Metrics(out_dir, keep_bytes=keep_bytes, wandb_run=wandb_run, tensorboard=tensorboard)
+
+
+@torch.inference_mode()
+def evaluate_loss(model: GPT, split: Split, cfg: Settings, on: Runtime) -> float:
+    """Mean loss in nats a token over fixed batches of a split, all ranks together."""
+    model.eval()
+    total = count = 0.0
+    for x, y in evaluation_batches(split, model.config.block_size, cfg.batch_size, cfg.eval_iters, on):
+        with on.autocast():
+            loss = model(on.to_device(x), on.to_device(y))[1]
+        targets = int((y != -1).sum())
+        total, count = total + loss.item() * targets, count + targets
+    total, count = on.sum(total, count)
+    return total / count
+
+
+def describe_loss(loss: float, split: Split) -> str:
+    """The loss, and in bits per character where the dataset says how many characters the split has."""
+    bits = f" ({loss / math.log(2) * len(split) / split.characters:.3f} bits per character)" if split.characters else ""
+    return f"{loss:.4f}{bits}"
+
+
+def compiled_or_eager(model: GPT, x: torch.Tensor, y: torch.Tensor, on: Runtime) -> torch.nn.Module:
+    """torch.compile's version of the model if a first step with it works, else the model, with one warning."""
+    try:
+        compiled = torch.compile(model)
+        with on.autocast():
+            compiled(x, y)[1].backward()
+        return compiled
+    except Exception as e:  # the compiler's errors have no common base: whatever it is, eager works
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
+        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False leaves it out")
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def next_commands(cfg: Settings, data: Dataset) -> list[str]:
+    """The exact commands to type after training: sample with words of the text, measure recall."""
+    text = tokenizer.from_description(data.tokenizer_description).decode(data.train.tokens(0, 2000).tolist())
+    line = next((line for line in text.splitlines() if len(line.split()) >= 8), text)
+    start = " ".join(line.split()[:6])
+    return [
+        command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={start}"),
+        command("recall.py", f"--out_dir={cfg.out_dir}"),
+    ]
+
+
+def train(cfg: Settings) -> None:
+    on = runtime.start(cfg, backend=cfg.backend)
+    if cfg.gradient_accumulation_steps % on.world_size:
+        raise UserError(
+            f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
+            f"multiple of their number, {on.world_size}"
+        )
+    micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
+    out_dir = Path(cfg.out_dir)
+    data = Dataset(cfg.dataset)
+
+    # the model: from scratch, or the run in out_dir
+    resumed = None
+    if cfg.init_from == "resume":
+        path = checkpoint.latest(cfg.out_dir)
+        resumed = checkpoint.read(path, parts=checkpoint.PARTS)
+        if resumed["model_args"]["vocab_size"] != data.vocab_size:
+            raise UserError(
+                f"{path} has a vocabulary of {resumed['model_args']['vocab_size']}, dataset {data.name} of "
+                f"{data.vocab_size}: resume with the dataset that it was trained on"
+            )
+        model = checkpoint.build_model(resumed, path, dropout=cfg.dropout)  # other shapes stay the checkpoint's
+    else:
+        names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+        model = GPT(GPTConfig(vocab_size=data.vocab_size, **{name: getattr(cfg, name) for name in names}))
+    model.to(on.device)
+    optimizer = optim.make_optimizer(
+        model, learning_rate=cfg.learning_rate, weight_decay=cfg.weight_decay, betas=(cfg.beta1, cfg.beta2)
+    )
+    scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
+    iter_num, best_val_loss, loop = 0, 1e9, {"place": [0, 0], "seconds": 0.0, "metrics_bytes": 0}
+    if resumed:
+        iter_num, best_val_loss, loop = resumed["iter_num"], resumed["best_val_loss"], loop | resumed.get("loop", {})
+        optimizer.load_state_dict(resumed["optimizer"])
+        scaler.load_state_dict(loop.get("scaler", {})) if scaler.is_enabled() else None
+    del resumed
+
+    # the data
+    block_size = model.config.block_size
+    batches = Batches(
+        data.train,
+        block_size,
+        cfg.batch_size,
+        seed=cfg.seed,
+        place=tuple(loop["place"]),
+        rank=on.rank,
+        world_size=on.world_size,
+    )
+    x, y = map(on.to_device, batches.next())
+    drawable = drawable_ids(data.ids, data.vocab_size)
+    no_recall = recall.obstacle(block_size, len(data.train))
+    recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
+
+    # say what is about to happen
+    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * block_size
+    if on.is_main:
+        held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
+        print(on.describe())
+        print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
+        print(
+            f"model: {model.num_params():,} parameters; {cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, "
+            f"{cfg.max_iters * tokens_per_iter / len(data.train):,.1f} epochs",
+            flush=True,
+        )
+    if no_recall and not cfg.eval_only:
+        notice(no_recall)
+
+    # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
+    step_model = compiled_or_eager(model, x, y, on) if on.compile and not cfg.eval_only else model
+    if on.world_size > 1:
+        step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
+
+    if cfg.eval_only:
+        for name, split in (("train", data.train), ("val", data.val)):
+            if split is not None:
+                loss = evaluate_loss(model, split, cfg, on)
+                if on.is_main:
+                    print(f"{name} loss {describe_loss(loss, split)}")
+        return
+
+    if on.is_main:
+        checkpoint.make_out_dir(out_dir)
+    with open_metrics(cfg, out_dir, loop["metrics_bytes"]) if on.is_main else contextlib.nullcontext() as log:
+
+        def save(name: str) -> None:
+            if on.is_main:
+                state = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
+                if scaler.is_enabled():
+                    state["scaler"] = scaler.state_dict()
+                checkpoint.save(
+                    out_dir / name,
+                    model=model,
+                    optimizer_state=optimizer.state_dict(),
+                    iter_num=iter_num,
+                    best_val_loss=best_val_loss,
+                    config=dataclasses.asdict(cfg),
+                    tokenizer_description=data.tokenizer_description,
+                    corpus_ids=data.ids,
+                    loop=state | {"text_sha256": data.train.sha256},
+                )
+
+        seconds, first_iter, start_time = loop["seconds"], iter_num, time.perf_counter() - loop["seconds"]
+        timed_steps, timed_seconds = 0, 0.0  # since the last line of progress
+        all_steps, all_seconds = 0, 0.0
+        mean_loss = 0.0
+        if iter_num == 0:
+            save("ckpt_init.pt")
+        while True:
+            last_step = iter_num >= cfg.max_iters
+            lr = optim.learning_rate_at(
+                iter_num,
+                learning_rate=cfg.learning_rate,
+                min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
+                warmup_iters=cfg.warmup_iters,
+                lr_decay_iters=cfg.max_iters if cfg.lr_decay_iters is None else cfg.lr_decay_iters,
+                decay_lr=cfg.decay_lr,
+            )
+
+            # once in a while: evaluate and save (a resumed run has done it at its first step)
+            if (last_step or iter_num % cfg.eval_interval == 0) and (iter_num > first_iter or iter_num == 0):
+                val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
+                known = None
+                if not no_recall:
+                    with on.autocast():
+                        known = recall.measure(
+                            model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
+                        )
+                seconds = time.perf_counter() - start_time
+                if on.is_main:
+                    share = None if known is None else known.share
+                    log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
+                    parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
+                    parts += [f"val loss {describe_loss(val_loss, data.val)}"] if data.val else []
+                    parts += [f"recall@{recall.PREFIX}/{recall.SUFFIX} {known}"] if known else []
+                    metrics.progress("evaluated: " + ", ".join(parts), passing=False)
+                improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
+                best_val_loss = val_loss if improved else best_val_loss
+                if iter_num > 0:
+                    if data.val and not cfg.always_save_checkpoint:
+                        if improved:
+                            save("ckpt.pt")
+                        save("ckpt_last.pt")
+                    else:
+                        save("ckpt.pt")
+            if last_step:
+                break
+
+            # --------------------------------------------------------------------------------------- one training step
+            step_start = time.perf_counter()
+            optim.set_learning_rate(optimizer, lr)
+            step_model.train()
+            epochs = batches.epochs
+            loss_sum = torch.zeros((), device=on.device)
+            for micro_step in range(micro_steps):
+                # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
+                # it is the same whichever rank computes that micro-batch
+                torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * on.world_size + on.rank))
+                if on.world_size > 1:  # gradients are exchanged once an update
+                    step_model.require_backward_grad_sync = micro_step == micro_steps - 1
+                with on.autocast():
+                    loss = step_model(x, y)[1]
+                x, y = map(on.to_device, batches.next())  # fetched while a GPU still computes
+                scaler.scale(loss / micro_steps).backward()
+                loss_sum += loss.detach()
+            scaler.unscale_(optimizer)
+            max_norm = cfg.grad_clip if cfg.grad_clip > 0 else math.inf
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            # ---------------------------------------------------------------------------------------------------------
+
+            timed_steps += 1
+            if (
+                iter_num % cfg.log_interval == 0
+                or (iter_num + 1) % cfg.eval_interval == 0
+                or iter_num + 1 == cfg.max_iters
+            ):
+                mean_loss = on.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps  # waits for the GPU
+            timed_seconds += time.perf_counter() - step_start
+            if not math.isfinite(mean_loss):
+                raise UserError(
+                    f"the loss is {mean_loss} at step {iter_num}: the last checkpoint in {out_dir} is from before; "
+                    "lower learning_rate, raise warmup_iters, or use --dtype=float32"
+                )
+            if iter_num % cfg.log_interval == 0:
+                all_steps, all_seconds = all_steps + timed_steps, all_seconds + timed_seconds
+                speed = timed_steps * tokens_per_iter / timed_seconds
+                left = metrics.clock((cfg.max_iters - iter_num - 1) * all_seconds / all_steps)
+                seconds = time.perf_counter() - start_time
+                if on.is_main:
+                    log.write(
+                        iter_num,
+                        epoch=epochs,
+                        loss=mean_loss,
+                        lr=lr,
+                        grad_norm=float(grad_norm),
+                        tokens_per_s=speed,
+                        seconds=seconds,
+                    )
+                    metrics.progress(
+                        f"step {iter_num:,}/{cfg.max_iters:,}, epoch {epochs:.1f}, loss {mean_loss:.4f}, lr {lr:.2e}, "
+                        f"{speed:,.0f} tokens/s, {left} left",
+                        passing=True,
+                    )
+                timed_steps, timed_seconds = 0, 0.0
+            iter_num += 1
+
+    if not no_recall:
+        measured = runtime.start(cfg, backend=cfg.backend, inference=True)  # as recall.py measures and sample.py draws
+        encoder = tokenizer.from_description(data.tokenizer_description)
+        with measured.autocast():
+            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=measured)
+        if on.is_main:
+            figures |= {"checkpoint": "ckpt.pt", "step": iter_num, "dataset": data.name}
+            write_whole(out_dir / "recall.json", (json.dumps(figures, indent=1) + "\n").encode())
+            print("\n".join(lines))
+    if on.is_main:
+        print(f"{iter_num:,} updates in {metrics.clock(time.perf_counter() - start_time)}, in {out_dir}. Now type:")
+        for line in next_commands(cfg, data):
+            print(f"  {line}")
+
+
+def main(cfg: Settings) -> None:
+    try:
+        train(cfg)
+    finally:
+        runtime.stop()
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

@@ -1,0 +1,104 @@
+"""Recall counts what the model would really recite."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm import recall
+from llm.dataset import Split
+from llm.generate import generate
+from llm.runtime import Runtime
+
+ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)
+
+
+@pytest.fixture(scope="module")
+def half_learned(tiny_model):
+    """(model, text): a small model that knows one part of a random text by heart and has never seen the other."""
+    model = tiny_model(block_size=128, n_embd=64, vocab_size=40)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.1) if p.dim() > 1 else None
+    text = torch.randint(40, (700,), generator=torch.Generator().manual_seed(3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    starts = torch.arange(0, 301, 50)  # windows of 100 from the first 400 tokens, as recall cuts them
+    x = torch.stack([text[s : s + 100] for s in starts])
+    for _ in range(150):
+        loss = model(x[:, :-1], x[:, 1:])[1]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), text.tolist()
+
+
+def test_the_teacher_forced_answer_equals_really_generating(half_learned):
+    model, text = half_learned
+    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    starts = recall.window_starts(len(text), 100)
+    expected = 0
+    for s in starts.tolist():
+        continuation = list(generate(model, text[s : s + 50], max_new_tokens=50, drawable=drawable))
+        expected += continuation == text[s + 50 : s + 100]
+    measured = recall.measure(model, split, starts, prefix=50, drawable=drawable, on=ALONE)
+    assert measured.recited == expected and measured.windows == len(starts) == 13
+    assert 3 <= expected <= 10  # some are known and some are not, or the comparison would mean little
+
+
+def test_batches_do_not_change_the_answer(half_learned):
+    model, text = half_learned
+    split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
+    answers = {
+        recall.measure(model, split, starts, prefix=50, drawable=torch.arange(40), on=ALONE, batch_size=size)
+        for size in (1, 5, 64)
+    }
+    assert len(answers) == 1
+
+
+def test_an_id_that_cannot_be_drawn_is_never_right(half_learned):
+    model, text = half_learned
+    split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
+    all_but_one = torch.tensor([i for i in range(40) if i != text[60]])
+    everything = recall.measure(model, split, starts[:1], prefix=50, drawable=torch.arange(40), on=ALONE)
+    without = recall.measure(model, split, starts[:1], prefix=50, drawable=all_but_one, on=ALONE)
+    assert everything.recited == 1 and without.recited == 0
+    assert without.right_tokens <= 50 - text[50:100].count(text[60])
+
+
+@pytest.mark.parametrize("n, starts", [(100, [0]), (149, [0]), (150, [0, 50]), (99, []), (260, [0, 50, 100, 150])])
+def test_windows_begin_every_50_tokens_and_fit(n, starts):
+    assert recall.window_starts(n, 100).tolist() == starts
+
+
+def test_a_long_text_is_measured_on_2000_windows_from_all_over():
+    starts = recall.window_starts(1_000_000, 100)
+    assert len(starts) == len(set(starts.tolist())) == 2000
+    assert starts[0] == 0 and starts[-1] == 999_900 and (starts % 50 == 0).all()
+
+
+@given(tokens=st.lists(st.integers(0, 2), min_size=8, max_size=120), chunk=st.integers(1, 50))
+@settings(deadline=None)
+def test_standing_once_equals_a_plain_count(tokens, chunk):
+    starts = np.arange(0, len(tokens) - 3, 2)
+    grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
+    expected = [s for s in starts.tolist() if grams.count(grams[s]) == 1]
+    found = recall.standing_once(Split.in_memory(tokens, 3), starts, 4, chunk=chunk)
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("successes, trials", [(458, 463), (0, 10), (20, 20), (1, 2)])
+def test_the_ends_of_wilsons_interval_are_where_the_score_test_is_at_its_limit(successes, trials):
+    share = successes / trials
+    for end in recall.wilson(successes, trials):
+        if 0 < end < 1:
+            assert abs(share - end) / (end * (1 - end) / trials) ** 0.5 == pytest.approx(1.959964)
+        else:
+            assert end == share
+    assert recall.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_obstacles_are_told_with_both_numbers():
+    assert "context of 99 tokens, block_size=64" in recall.obstacle(64, 1000)
+    assert "text of 100 tokens, this one has 99" in recall.obstacle(256, 99)
+    assert recall.obstacle(99, 100) is None

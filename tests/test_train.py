@@ -1,0 +1,216 @@
+"""Training: the losses of a tiny model are fixed, and nothing but the settings changes them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm import checkpoint, train
+from llm.configurator import UserError
+from llm.metrics import read_metrics
+
+TINY = train.Settings(
+    dataset="story",
+    n_layer=2,
+    n_head=2,
+    n_embd=32,
+    block_size=32,
+    batch_size=4,
+    gradient_accumulation_steps=1,
+    learning_rate=1e-2,
+    warmup_iters=2,
+    max_iters=10,
+    eval_interval=5,
+    device="cpu",
+    dtype="float32",
+)
+TIMES = ("tokens_per_s", "seconds")  # the only fields of metrics.jsonl that may differ
+
+
+@pytest.fixture
+def learn(prepare, tmp_path, monkeypatch):
+    """learn(**settings) trains a tiny model on the beginning of the tale; returns the lines of metrics.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    if not os.path.exists("data/story"):
+        prepare()
+
+    def learn(**settings):
+        cfg = dataclasses.replace(TINY, **settings)
+        train.train(cfg)
+        return read_metrics(cfg.out_dir)
+
+    return learn
+
+
+def losses(lines) -> list[float]:
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def timeless(lines) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def weights(out_dir="out", name="ckpt.pt") -> dict:
+    return torch.load(f"{out_dir}/{name}", weights_only=True)["model"]
+
+
+GOLDEN = [10.8163, 10.7825, 10.6836, 10.3559, 10.1636, 9.7741, 9.6064, 9.5599, 9.3747, 9.3599]
+
+
+def test_first_ten_losses_are_these(learn):
+    """A refactoring leaves them as they are; float32 on one thread, so that machines agree."""
+    assert losses(learn()) == pytest.approx(GOLDEN, abs=1e-4)
+
+
+def test_exactly_max_iters_updates_are_made_and_the_last_is_saved(learn):
+    lines = learn(max_iters=7)
+    saved = torch.load("out/ckpt.pt", weights_only=True)
+    assert saved["iter_num"] == 7 and len(losses(lines)) == 7
+    assert {int(state["step"]) for state in saved["optimizer"]["state"].values()} == {7}
+
+
+def test_the_weights_before_training_are_kept(learn):
+    learn(max_iters=1)
+    torch.manual_seed(TINY.seed)
+    shape = {f.name: getattr(TINY, f.name, 50304) for f in dataclasses.fields(train.GPTConfig)}
+    fresh = train.GPT(train.GPTConfig(**shape)).state_dict()
+    assert all(torch.equal(fresh[name], tensor) for name, tensor in weights(name="ckpt_init.pt").items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(learn):
+    first, second, other = learn(out_dir="a"), learn(out_dir="b"), learn(out_dir="c", seed=2)
+    assert timeless(first) == timeless(second) != timeless(other)
+    assert all(torch.equal(weights("a")[name], tensor) for name, tensor in weights("b").items())
+
+
+def test_how_often_is_evaluated_changes_nothing_of_what_is_trained(learn, prepare):
+    prepare("held", val_fraction=0.2)
+    often = learn(out_dir="a", dataset="held", eval_interval=1, eval_iters=2, dropout=0.2)
+    seldom = learn(out_dir="b", dataset="held", eval_interval=10, dropout=0.2)
+    assert losses(often) == losses(seldom)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3, "gradient_accumulation_steps": 3}])
+def test_five_steps_and_five_resumed_equal_ten(learn, settings):
+    """Bit for bit: weights, optimizer, and every line of the metrics but for the times."""
+    whole = learn(out_dir="whole", **settings)
+    learn(out_dir="halves", max_iters=5, lr_decay_iters=10, **settings)
+    halves = learn(out_dir="halves", init_from="resume", **settings)
+    assert timeless(halves) == timeless(whole)
+    a, b = (checkpoint.read(checkpoint.find(out, "ckpt.pt"), checkpoint.PARTS) for out in ("whole", "halves"))
+    assert checkpoint.digest(a["model"]) == checkpoint.digest(b["model"])
+    assert checkpoint.digest(a["optimizer"]) == checkpoint.digest(b["optimizer"])
+    assert a["loop"]["place"] == b["loop"]["place"]
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(learn):
+    one = losses(learn(out_dir="a", batch_size=8))
+    two = losses(learn(out_dir="b", batch_size=4, gradient_accumulation_steps=2))
+    assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_the_best_and_the_latest_are_both_kept_where_a_part_is_held_out(learn, prepare):
+    """A rate this high makes the loss worse in the end, so that the best is not the latest."""
+    prepare("held", val_fraction=0.2)
+    settings = dict(dataset="held", always_save_checkpoint=False, decay_lr=False, eval_interval=2, max_iters=12)
+    lines = learn(learning_rate=1.0, warmup_iters=0, **settings)
+    measured = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+    assert list(measured) == [0, 2, 4, 6, 8, 10, 12]
+    best = min((step for step in measured if step), key=measured.get)
+    saved = torch.load("out/ckpt.pt", weights_only=True)
+    assert saved["iter_num"] == best < 12 and saved["best_val_loss"] == measured[best]
+    assert torch.load("out/ckpt_last.pt", weights_only=True)["iter_num"] == 12
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_checkpoint(learn):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+.*lower learning_rate"):
+        learn(learning_rate=1e30, decay_lr=False, grad_clip=0.0, eval_interval=1)
+    assert all(tensor.isfinite().all() for tensor in weights(name="ckpt_init.pt").values())
+    assert all(tensor.isfinite().all() for tensor in weights().values()) if os.path.exists("out/ckpt.pt") else True
+
+
+def test_eval_only_prints_the_losses_and_saves_nothing(learn, prepare, capsys):
+    prepare("held", val_fraction=0.2)
+    train.train(dataclasses.replace(TINY, dataset="held", eval_only=True))
+    out = capsys.readouterr().out
+    assert "train loss 10.8" in out and "val loss 10.8" in out and "bits per character" in out
+    assert not os.path.exists("out")
+
+
+def test_a_small_context_says_that_recall_needs_more(learn, capsys):
+    learn(max_iters=1)
+    assert "recall@50/50 needs a context of 99 tokens, block_size=32 has fewer" in capsys.readouterr().err
+
+
+def test_recall_is_measured_at_each_evaluation_and_on_the_whole_text_at_the_end(learn, capsys):
+    lines = learn(block_size=128, max_iters=2, eval_interval=1)
+    assert [line["recall"] for line in lines if "recall" in line] == [0, 0, 0]
+    last = capsys.readouterr().out
+    assert "recall@50/50: 0.0000 (0/" in last and "control, the bundled control.txt" in last
+    assert json.loads(Path("out/recall.json").read_text())["step"] == 2
+
+
+def test_training_ends_with_commands_that_can_be_typed(learn, capsys):
+    learn(max_iters=1)
+    sample, recall = capsys.readouterr().out.splitlines()[-2:]
+    assert sample.strip().endswith('sample.py --out_dir=out "--start=The echo had been ill since"')
+    assert recall.strip().endswith("recall.py --out_dir=out")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"n_embd": 100, "n_head": 12}, "n_embd=100 is not a multiple of n_head=12"),
+        ({"init_from": "gpt2"}, "init_from=gpt2 is not there yet: expected scratch or resume"),
+        ({"init_from": "resume"}, "out_dir=out does not exist"),
+        ({"dataset": "nowhere"}, "dataset nowhere is not prepared"),
+        ({"block_size": 5000}, "block_size=5000 needs at least 5,001; type --block_size="),
+        ({"device": "cuda"}, "torch finds no CUDA GPU here"),
+        ({"device": "tpu"}, "device=tpu: expected auto, cpu, cuda"),
+        ({"wandb_log": True}, r'wandb is not installed.*pip install -e ".\[wandb\]"'),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(learn, settings, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+    with pytest.raises(UserError, match=message):
+        learn(**settings)
+    assert not os.path.exists("out/metrics.jsonl")
+
+
+def test_figures_go_to_tensorboard_where_asked(learn):
+    pytest.importorskip("tensorboard")
+    learn(tensorboard_log=True, max_iters=2)
+    assert any(name.startswith("events") for name in os.listdir("out/tensorboard"))
+
+
+def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, prepare, learn):
+    """Under torchrun, with dropout: the losses are the same to rounding, and so is the recall of nothing learned."""
+    one = learn(out_dir="one", gradient_accumulation_steps=2, dropout=0.2, block_size=100, batch_size=2, max_iters=4)
+    (package / "data" / "story").mkdir(exist_ok=True)
+    for name in ("train.bin", "meta.json"):
+        (package / "data" / "story" / name).write_bytes((tmp_path / "data" / "story" / name).read_bytes())
+    settings = dataclasses.asdict(dataclasses.replace(TINY, out_dir="two", dropout=0.2)) | {
+        "gradient_accumulation_steps": 2,
+        "block_size": 100,
+        "batch_size": 2,
+        "max_iters": 4,
+    }
+    finished = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", package / "train.py"]
+        + [f"--{name}={value}" for name, value in settings.items()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    two = read_metrics("two")
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4) and len(losses(two)) == 4
+    assert [line["epoch"] for line in two] == [line["epoch"] for line in one]
