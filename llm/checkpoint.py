@@ -7,13 +7,14 @@ nanoGPT's load here:
     optimizer       the optimizer's state dict             iter_num       updates made
     best_val_loss   1e9 = none yet                         config         every setting of the run
 
-and ours: format, tokenizer (its description), corpus_ids (the ids that occur in the corpus; None = unknown), loop
-(place in the data, seconds, bytes of metrics.jsonl, the text's sha256), checksums (one per part, so that sampling reads
-and checks the weights alone). Files are read by torch's restricted loader: no code in them is ever run.
+and ours: format, gelu (GPTConfig's), tokenizer (its description), corpus_ids (the ids that occur in the corpus; None =
+unknown), loop (place in the data, seconds, bytes of metrics.jsonl, the text's sha256), checksums (one per part, so that
+sampling reads and checks the weights alone). Files are read by torch's restricted loader: no code in them is ever run.
 """
 
 import dataclasses
 import hashlib
+import os
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -87,10 +88,12 @@ def save(
     loop: dict,
 ) -> None:
     """Writes a checkpoint; `path` is a whole one at every instant. UserError if the disk refuses."""
+    model_args = dataclasses.asdict(model.config)
     checkpoint = {
+        "gelu": model_args.pop("gelu"),  # nanoGPT takes no other model_args than its own
         "model": model.state_dict(),
         "optimizer": optimizer_state,
-        "model_args": dataclasses.asdict(model.config),
+        "model_args": model_args,
         "iter_num": iter_num,
         "best_val_loss": best_val_loss,
         "config": config,
@@ -122,30 +125,37 @@ def find(out_dir: str, checkpoint_name: str) -> Path:
 
 
 def latest(out_dir: str) -> Path:
-    """The checkpoint that a run in out_dir goes on from: ckpt_last.pt where there is one, else ckpt.pt."""
+    """The checkpoint that a run in out_dir goes on from: ckpt_last.pt where the run keeps one, else ckpt.pt."""
     return find(out_dir, "ckpt_last.pt" if (Path(out_dir) / "ckpt_last.pt").is_file() else "ckpt.pt")
 
 
-def make_out_dir(out_dir: Path) -> None:
-    """Creates out_dir. UserError where that is impossible, before any time was spent on training."""
+def make_out_dir(out_dir: Path, *, resumed: bool) -> None:
+    """Creates out_dir. A new run puts the checkpoint of an earlier one aside, so that it is neither lost nor resumed by
+    mistake. UserError where out_dir cannot be written to."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+        if not resumed and (out_dir / "ckpt.pt").exists():
+            os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
+            (out_dir / "ckpt_last.pt").unlink(missing_ok=True)
+            notice(f"{out_dir} held an earlier run: its checkpoint is now ckpt_previous.pt")
         (out_dir / ".writable").touch()
         (out_dir / ".writable").unlink()
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
 
 
-def read(path: Path, parts: tuple[str, ...]) -> dict:
-    """The checkpoint at `path`, mapped into memory, its named parts checked against their checksums.
+def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
+    """The checkpoint at `path`, its named parts checked against their checksums.
 
-    UserError for a file that is cut short, damaged, of a newer format or no checkpoint.
+    mmap: map the file instead of reading it, so that parts that are not used are never read; not for tensors that will
+    be written to, nor while the file may be replaced (Windows refuses that). UserError for a file that is cut short,
+    damaged, of a newer format or no checkpoint.
     """
     damaged = f"{path} is damaged or no checkpoint of llm or nanoGPT"
     try:
         if not zipfile.is_zipfile(path):
             raise UserError(f"{damaged} (not a file that torch.save wrote, or cut short)")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as e:
@@ -172,7 +182,8 @@ def read(path: Path, parts: tuple[str, ...]) -> dict:
 def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
     """The GPT of a checkpoint from `read`, its weights the checkpoint's own memory; `changes` replace model_args."""
     try:
-        config = GPTConfig(**(checkpoint["model_args"] | changes))
+        gelu = checkpoint.get("gelu", "none")  # nanoGPT's files don't say: it always computes the exact function
+        config = GPTConfig(**(checkpoint["model_args"] | {"gelu": gelu} | changes))
         with torch.device("meta"):  # no memory, no random numbers: the weights come from the file
             model = GPT(config)
         model.load_state_dict(checkpoint["model"], assign=True)
@@ -180,6 +191,14 @@ def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
         raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
     model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
     return model
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: dict, path: Path) -> None:
+    """Loads the optimizer's state of a checkpoint from `read`. UserError if it is another optimizer's."""
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except (KeyError, ValueError) as e:
+        raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None
 
 
 def describe_tokenizer(checkpoint: dict, path: Path) -> dict:
@@ -204,7 +223,7 @@ def load_model(
 ) -> tuple[GPT, tokenizer.Tokenizer, Info]:
     """(model in evaluation mode, tokenizer, info) of a checkpoint: the one door for all that uses a trained model."""
     path = find(out_dir, checkpoint_name)
-    checkpoint = read(path, parts=("model",))
+    checkpoint = read(path, parts=("model",), mmap=os.name != "nt")
     encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path))
     model = build_model(checkpoint, path).to(device).eval()
     if encoder.vocab_size > model.config.vocab_size:

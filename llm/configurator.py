@@ -318,7 +318,8 @@ def exit_status(main: Callable, cls: type, doc: str | None) -> int:
         result = main(load_settings(cls, argv, script_folder=Path(script).resolve().parent))
         return result if type(result) is int else 0
     except UserError as error:
-        print(f"{Path(script).name}: error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # torchrun's processes all make the same mistake: say it once
+            print(f"{Path(script).name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C: the prompt then goes on a line of its own

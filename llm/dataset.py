@@ -11,7 +11,6 @@ every token but the first is a target at least once an epoch, and no window wrap
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def write_dataset(
     print(f"{len(text):,} characters")
     for name, part in ids.items():
         print(f"{name}: {len(part):,} tokens, {len(set(part)):,} of them distinct")
-    print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {os.path.relpath(folder)}")
+    print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {configurator.from_here(folder)}")
     if len(ids["train"]) <= 256:  # the book configs' block_size
         fits = len(ids["train"]) - 1
         print(f"this text is shorter than the usual context of 256 tokens, so train with one of {fits}")

@@ -24,10 +24,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         if os.name == "posix":  # the folder's entry must reach the disk, too; Windows has no such call
             folder = os.open(path.parent, os.O_RDONLY)
-            try:
+            with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is in place
                 os.fsync(folder)
-            finally:
-                os.close(folder)
+            os.close(folder)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
     finally:  # also after Ctrl-C

@@ -57,6 +57,15 @@ def choose(logits: torch.Tensor, *, temperature: float, top_k: int | None, gener
     return int(indices[drawn])
 
 
+def exact_logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """hidden (..., C) times the rows of head (V', C) in float32, whatever autocast says: (..., V').
+
+    In bfloat16, logits of 16 to 32 are multiples of 1/8, so that the largest would often be a tie.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden.float() @ head.float().T
+
+
 def drawable_ids(corpus_ids: list[int] | None, vocab_size: int) -> torch.Tensor:
     """The ids that may be generated: those of the corpus, else all of the tokenizer's (never a padded row)."""
     return torch.tensor(corpus_ids) if corpus_ids else torch.arange(vocab_size)
@@ -91,7 +100,7 @@ def generate(
             cache = KVCache(model, 1, dtype) if use_cache else None
         hidden = model.hidden(torch.tensor([ids[seen:]], device=device), cache)  # (1, T, C)
         seen = len(ids)
-        logits = torch.nn.functional.linear(hidden[0, -1], head)  # (V',)
+        logits = exact_logits(hidden[0, -1], head)  # (V',)
         token = int(drawable[choose(logits, temperature=temperature, top_k=top_k, generator=generator)])
         if token == end_of_text:
             return

@@ -6,7 +6,9 @@ metrics.jsonl holds one object a line. `step` counts the updates made before the
 
 import importlib
 import json
+import math
 import sys
+import time
 from pathlib import Path
 
 from llm.configurator import UserError
@@ -19,8 +21,9 @@ def require(module: str, extra: str):
     try:
         return importlib.import_module(module)
     except ImportError:
-        package = module.split(".")[0]
-        raise UserError(f'{package} is not installed, which this needs; type: pip install -e ".[{extra}]"') from None
+        raise UserError(
+            f'this needs the extra {extra}, which is not installed; type: pip install -e ".[{extra}]"'
+        ) from None
 
 
 class Metrics:
@@ -29,12 +32,12 @@ class Metrics:
     def __init__(self, out_dir: Path, *, keep_bytes: int, wandb_run=None, tensorboard=None):
         """keep_bytes: how much of an existing file belongs to this run (a resumed one's), the rest is dropped."""
         self.file = open(out_dir / METRICS, "a+", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-        self.file.truncate(keep_bytes)
+        self.file.truncate(min(keep_bytes, self.size()))
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
 
     def write(self, step: int, **figures: float | None) -> None:
-        """One line; figures that are None are left out."""
-        figures = {name: value for name, value in figures.items() if value is not None}
+        """One line; figures that are None, or no finite number (which JSON cannot say), are left out."""
+        figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
         self.file.write(json.dumps({"step": step, **figures}) + "\n")
         self.file.flush()
         if self.wandb_run is not None:
@@ -58,11 +61,40 @@ class Metrics:
             self.tensorboard.close()
 
 
+class Speed:
+    """Times training steps, evaluations left out."""
+
+    def __init__(self, tokens_per_step: int):
+        self.tokens_per_step = tokens_per_step
+        self.steps = self.all_steps = 0  # since the last read(), and in all
+        self.seconds = self.all_seconds = 0.0
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.steps, self.seconds = self.steps + 1, self.seconds + time.perf_counter() - self.started
+
+    def read(self) -> float:
+        """Tokens a second since the last read."""
+        tokens_per_s = self.steps * self.tokens_per_step / self.seconds
+        self.all_steps, self.all_seconds = self.all_steps + self.steps, self.all_seconds + self.seconds
+        self.steps, self.seconds = 0, 0.0
+        return tokens_per_s
+
+    @property
+    def seconds_a_step(self) -> float:
+        """The mean over all steps that were read."""
+        return self.all_seconds / self.all_steps
+
+
 def read_metrics(out_dir: str) -> list[dict]:
     """The lines of out_dir's metrics.jsonl. UserError where there is none."""
     path = Path(out_dir) / METRICS
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if lines := [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]:
+            return lines
+        raise UserError(f"{path} holds no figures yet: wait for the first evaluation")
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}; train.py writes it into its out_dir") from None
     except ValueError:

@@ -24,7 +24,7 @@ from llm import checkpoint, runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
-from llm.generate import drawable_ids
+from llm.generate import drawable_ids, exact_logits
 from llm.model import GPT
 from llm.runtime import Runtime, notice
 from llm.text import read_text
@@ -129,7 +129,7 @@ def measure(
         if len(some):
             x = split.windows(some, prefix + SUFFIX).to(on.device)  # (B, prefix + SUFFIX)
             hidden = model.hidden(x[:, :-1])[:, prefix - 1 :]  # (B, SUFFIX, C): what predicts the suffix
-            correct = drawable[(hidden @ head.T).argmax(-1)] == x[:, prefix:]
+            correct = drawable[exact_logits(hidden, head).argmax(-1)] == x[:, prefix:]
             recited += int(correct.all(dim=1).sum())
             right += int(correct.sum())
     recited, right = on.sum(recited, right)
@@ -178,6 +178,7 @@ def report(
     """
     if reason := obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
+    unseen = find_control(control, data, tokenizer)
     starts = window_starts(len(data.train), PREFIX + SUFFIX)
     long = measure(model, data.train, starts, prefix=PREFIX, drawable=drawable, on=on)
     short_starts = standing_once(data.train, window_starts(len(data.train), SHORT_PREFIX + SUFFIX), SHORT_PREFIX)
@@ -193,13 +194,13 @@ def report(
         "recited_8": short.recited,
     }
     lines = []
-    if found := find_control(control, data, tokenizer):
-        name, split = found
-        unseen = measure(
+    if unseen:
+        name, split = unseen
+        by_chance = measure(
             model, split, window_starts(len(split), PREFIX + SUFFIX), prefix=PREFIX, drawable=drawable, on=on
         )
-        figures["control"] = {"text": name, **asdict(unseen), "token_accuracy": unseen.token_accuracy}
-        lines.append(f"control, {name}: recall {unseen}, token accuracy {unseen.token_accuracy:.4f}")
+        figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
+        lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
         f"recall@{SHORT_PREFIX}/{SUFFIX}: {short} whose {SHORT_PREFIX} tokens stand once in the text",
         f"token accuracy: {long.token_accuracy:.4f}",
@@ -207,6 +208,13 @@ def report(
         f"recall@{PREFIX}/{SUFFIX}: {long}",
     ]
     return lines, figures
+
+
+def write(out_dir: Path, figures: dict, *, checkpoint_name: str, step: int, dataset: str) -> None:
+    """Writes recall.json; for another checkpoint than ckpt.pt, such as ckpt_init.pt, recall_ckpt_init.json."""
+    figures = {"checkpoint": checkpoint_name, "step": step, "dataset": dataset} | figures
+    name = "recall.json" if checkpoint_name == "ckpt.pt" else f"recall_{Path(checkpoint_name).stem}.json"
+    write_whole(out_dir / name, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def main(cfg: Settings) -> None:
@@ -221,9 +229,9 @@ def main(cfg: Settings) -> None:
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
     with on.autocast():
         lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
-    figures |= {"checkpoint": cfg.checkpoint_name, "step": info.iter_num, "dataset": data.name}
-    write_whole(info.path.parent / "recall.json", (json.dumps(figures, indent=1) + "\n").encode())
-    print("\n".join(lines))
+    print("\n".join(lines), flush=True)
+    if cfg.dataset is None:  # recall.json is about the book that the model was trained on
+        write(info.path.parent, figures, checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)
 
 
 if __name__ == "__main__":

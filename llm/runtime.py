@@ -28,7 +28,7 @@ class Settings:
     seed: NonNegativeInt = 1337  # of every random choice: weights, order of the windows, dropout, sampling
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; auto = cuda, else mps, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; auto = bfloat16 where there is one
-    compile: bool | Literal["auto"] = "auto"  # torch.compile the training step; auto = on CUDA GPUs
+    compile: bool | Literal["auto"] = "auto"  # torch.compile the training step; auto = on CUDA GPUs with Triton
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Runtime:
         return torch.autocast(self.device.type, self.dtype)
 
     def sum(self, *numbers: float) -> list[float]:
-        """Each number summed over all ranks (float64 where the device has it)."""
+        """Each number summed over all ranks, in float64."""
         if self.world_size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -77,10 +77,11 @@ class Runtime:
         return f"{self.device} ({name}){ranks}, {dtype}, {mode} (override with --device, --dtype, --compile)"
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """The device that a `device` setting names. UserError where this machine lacks it."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        mps = torch.backends.mps.is_available() and world_size == 1  # one process a GPU, and processes can't share it
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -94,6 +95,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"device={name}: torch finds no Apple GPU here; type --device=auto or --device=cpu")
+    if device.type == "mps" and world_size > 1:
+        raise UserError("device=mps: several processes cannot train on it; type --device=cpu, or leave out torchrun")
     if device.type not in ("cpu", "mps"):
         raise UserError(f"device={name}: only cpu, cuda (also ROCm) and mps are supported; type --device=auto")
     return device
@@ -135,11 +138,11 @@ def start(settings: Settings, *, backend: str = "nccl", inference: bool = False)
     reading the weights, and casting them for each token costs more than it saves. Call `stop` at the end.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)))
+    device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
     dtype = pick_dtype(settings.dtype, device)
     if inference and settings.dtype == "auto" and device.type == "cpu":
         dtype = torch.float32
-    compiled = settings.compile
+    compiled = False if inference else settings.compile
     if compiled == "auto":
         compiled = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     if device.type == "cpu":

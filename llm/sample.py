@@ -27,6 +27,7 @@ SEARCHED = 5_000_000  # tokens: in texts up to this size the prompt is looked up
 @dataclass(frozen=True)
 class Settings(runtime.Settings):
     # which model
+    init_from: str = "resume"  # resume = a checkpoint in out_dir; pretrained models such as gpt2 are to come
     out_dir: str = "out"  # the folder that train.py wrote
     checkpoint_name: str = "ckpt.pt"  # which of its checkpoints; ckpt_init.pt is the model before training
     # what to draw
@@ -41,7 +42,8 @@ def read_prompt(start: str) -> str:
     """The prompt that a `start` setting means."""
     if not start.startswith("FILE:"):
         return start
-    return read_text(Path(start.removeprefix("FILE:")))[0]
+    text, _ = read_text(Path(start.removeprefix("FILE:")))
+    return text.removesuffix("\n")  # which editors put at the end of every file
 
 
 def straighten(text: str) -> str:
@@ -49,20 +51,19 @@ def straighten(text: str) -> str:
     return text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
 
 
-def prompt_notice(prompt: str, book: str) -> str | None:
+def prompt_notice(prompt: str, book: str, *, by_characters: bool) -> str | None:
     """Why the model may not recognise the prompt although the book has it, and what to type; None = nothing to say.
 
-    "It is " -> "the prompt ends in white space, ...: the book has 'It is'"
+    by_characters: the model's tokens are characters, so that a space at the end is a token like any other.
     """
-    wanted = prompt.rstrip(" \t")
-    in_book = wanted
+    wanted = prompt if by_characters else prompt.rstrip(" \t")
     at = straighten(book).find(straighten(wanted)) if wanted.strip() else -1
-    if at >= 0:
-        in_book = book[at : at + len(wanted)]
-    if in_book != wanted and wanted not in book:
-        return f"the prompt's quotation marks are not those of the book, which has: {in_book}"
-    if prompt != wanted:
-        return f"the prompt ends in a space, but a space belongs to the token after it; the book has: {in_book}"
+    found = book[at : at + len(wanted)] if at >= 0 else ""
+    if found and wanted not in book:
+        return f"the prompt's quotation marks are not those of the book, which has: {found}"
+    if wanted.strip() and prompt != wanted:
+        what = f"the book has: {wanted}" if found else f"type it without: {wanted}"
+        return f"the prompt ends in a space, but GPT-2's tokens begin with theirs; {what}"
     return None
 
 
@@ -78,14 +79,17 @@ def book_text(info: checkpoint.Info, tokenizer) -> str:
 
 
 def main(cfg: Settings) -> None:
+    if cfg.init_from != "resume":
+        raise UserError(f"init_from={cfg.init_from} is not there yet: expected resume, a checkpoint in out_dir")
     prompt = read_prompt(cfg.start)
     on = runtime.start(cfg, inference=True)
     model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-    ids = tokenizer.encode(prompt)
+    # nanoGPT's way to ask for the beginning of a document; anywhere else these characters are plain text
+    ids = [tokenizer.end_of_text] if prompt == "<|endoftext|>" and tokenizer.end_of_text else tokenizer.encode(prompt)
     if not ids:
         raise UserError('start is empty: the model needs at least one token; type --start="Once upon a time"')
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
-    if message := prompt_notice(prompt, book_text(info, tokenizer)):
+    if message := prompt_notice(prompt, book_text(info, tokenizer), by_characters=tokenizer.end_of_text is None):
         notice(message)
     if len(ids) > model.config.block_size:
         notice(f"the prompt has {len(ids):,} tokens, the model sees the last {model.config.block_size:,} of them")

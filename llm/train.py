@@ -9,7 +9,7 @@ Every setting can stand in a config file (plain Python) or on the command line; 
 
 import contextlib
 import dataclasses
-import json
+import functools
 import math
 import time
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ from llm.configurator import (
     run_script,
 )
 from llm.dataset import Batches, Dataset, Split, evaluation_batches
-from llm.files import write_whole
 from llm.generate import drawable_ids
 from llm.model import GPT, GPTConfig
 from llm.runtime import Runtime, notice
+from llm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings(runtime.Settings):
     eval_iters: PositiveInt | None = 200  # fixed batches an evaluation takes of val.bin; None = all of it
     eval_only: bool = False  # evaluate once and stop, nothing is saved
     always_save_checkpoint: bool = True  # False: ckpt.pt only where val_loss improves, the latest in ckpt_last.pt
-    init_from: str = "scratch"  # scratch, or resume (go on with the run in out_dir)
+    init_from: str = "scratch"  # scratch, or resume (go on with the run in out_dir, bit for bit on CPUs)
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
     wandb_project: str = "owt"  # its project
@@ -137,15 +137,76 @@ def compiled_or_eager(model: GPT, x: torch.Tensor, y: torch.Tensor, on: Runtime)
         model.zero_grad(set_to_none=True)
 
 
-def next_commands(cfg: Settings, data: Dataset) -> list[str]:
-    """The exact commands to type after training: sample with words of the text, measure recall."""
-    text = tokenizer.from_description(data.tokenizer_description).decode(data.train.tokens(0, 2000).tolist())
-    line = next((line for line in text.splitlines() if len(line.split()) >= 8), text)
-    start = " ".join(line.split()[:6])
-    return [
-        command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={start}"),
-        command("recall.py", f"--out_dir={cfg.out_dir}"),
-    ]
+def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
+    """UserError if a loss is infinite or no number."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {iter_num}: the last checkpoint in {out_dir} is from before; "
+            "lower learning_rate, raise warmup_iters, or use --dtype=float32"
+        )
+
+
+def first_words(data: Dataset, encoder: Tokenizer) -> str:
+    """The beginning of a sentence of the text, as a prompt: about 30 characters of its first long line."""
+    lines = encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
+    line = max((line.strip() for line in lines), key=lambda line: min(len(line), 60))
+    return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
+
+
+def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, torch.optim.Optimizer, dict]:
+    """(model, optimizer, state) to start from: fresh weights, or the run in out_dir.
+
+    state: iter_num, best_val_loss, place in the data, seconds trained, bytes of metrics.jsonl, scaler.
+    """
+    state = {"iter_num": 0, "best_val_loss": 1e9, "place": [0, 0], "seconds": 0.0, "metrics_bytes": 0, "scaler": {}}
+    saved = None
+    if cfg.init_from == "resume":
+        path = checkpoint.latest(cfg.out_dir)
+        saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
+        loop = saved.get("loop", {})
+        if (
+            checkpoint.describe_tokenizer(saved, path) != data.tokenizer_description
+            or loop.get("text_sha256", data.train.sha256) != data.train.sha256
+        ):
+            raise UserError(
+                f"{path} was trained on another text (dataset {saved['config'].get('dataset')}) than dataset "
+                f"{data.name} holds now; resume with that one, or leave out --init_from=resume to begin anew"
+            )
+        model = checkpoint.build_model(saved, path, dropout=cfg.dropout)
+        kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
+        if kept:
+            notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
+        state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])} | loop
+    else:
+        names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+        shape = {name: getattr(cfg, name) for name in names}
+        model = GPT(GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape))
+    model.to(on.device)
+    optimizer = optim.make_optimizer(
+        model, learning_rate=cfg.learning_rate, weight_decay=cfg.weight_decay, betas=(cfg.beta1, cfg.beta2)
+    )
+    if saved:
+        checkpoint.restore_optimizer(optimizer, saved, path)
+    return model, optimizer, state
+
+
+def finish(model: GPT, cfg: Settings, data: Dataset, encoder: Tokenizer, *, name: str, iter_num: int) -> None:
+    """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next."""
+    on = runtime.start(cfg, backend=cfg.backend, inference=True)
+    lines, commands = [], []
+    if not recall.obstacle(model.config.block_size, len(data.train)):
+        with on.autocast():
+            drawable = drawable_ids(data.ids, encoder.vocab_size)
+            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on)
+        if on.is_main:
+            recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=iter_num, dataset=data.name)
+            commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
+    if on.is_main:
+        commands = [
+            command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={first_words(data, encoder)}"),
+            *commands,
+        ]
+        print("\n".join([*lines, "Now type:", *(f"  {line}" for line in commands)]))
 
 
 def train(cfg: Settings) -> None:
@@ -158,68 +219,44 @@ def train(cfg: Settings) -> None:
     micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
     data = Dataset(cfg.dataset)
-
-    # the model: from scratch, or the run in out_dir
-    resumed = None
-    if cfg.init_from == "resume":
-        path = checkpoint.latest(cfg.out_dir)
-        resumed = checkpoint.read(path, parts=checkpoint.PARTS)
-        if resumed["model_args"]["vocab_size"] != data.vocab_size:
-            raise UserError(
-                f"{path} has a vocabulary of {resumed['model_args']['vocab_size']}, dataset {data.name} of "
-                f"{data.vocab_size}: resume with the dataset that it was trained on"
-            )
-        model = checkpoint.build_model(resumed, path, dropout=cfg.dropout)  # other shapes stay the checkpoint's
-    else:
-        names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-        model = GPT(GPTConfig(vocab_size=data.vocab_size, **{name: getattr(cfg, name) for name in names}))
-    model.to(on.device)
-    optimizer = optim.make_optimizer(
-        model, learning_rate=cfg.learning_rate, weight_decay=cfg.weight_decay, betas=(cfg.beta1, cfg.beta2)
-    )
+    encoder = tokenizer.from_description(data.tokenizer_description)
+    model, optimizer, state = build(cfg, data, on)
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
-    iter_num, best_val_loss, loop = 0, 1e9, {"place": [0, 0], "seconds": 0.0, "metrics_bytes": 0}
-    if resumed:
-        iter_num, best_val_loss, loop = resumed["iter_num"], resumed["best_val_loss"], loop | resumed.get("loop", {})
-        optimizer.load_state_dict(resumed["optimizer"])
-        scaler.load_state_dict(loop.get("scaler", {})) if scaler.is_enabled() else None
-    del resumed
-
-    # the data
-    block_size = model.config.block_size
+    scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
+    iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
     batches = Batches(
         data.train,
-        block_size,
+        model.config.block_size,
         cfg.batch_size,
         seed=cfg.seed,
-        place=tuple(loop["place"]),
+        place=tuple(state["place"]),
         rank=on.rank,
         world_size=on.world_size,
     )
     x, y = map(on.to_device, batches.next())
-    drawable = drawable_ids(data.ids, data.vocab_size)
-    no_recall = recall.obstacle(block_size, len(data.train))
+    no_recall = recall.obstacle(model.config.block_size, len(data.train))
+    drawable = drawable_ids(data.ids, encoder.vocab_size)
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
+    rate = functools.partial(
+        optim.learning_rate_at,
+        learning_rate=cfg.learning_rate,
+        min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
+        warmup_iters=cfg.warmup_iters,
+        lr_decay_iters=cfg.max_iters if cfg.lr_decay_iters is None else cfg.lr_decay_iters,
+        decay_lr=cfg.decay_lr,
+    )
 
     # say what is about to happen
-    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * block_size
+    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     if on.is_main:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
+        epochs = cfg.max_iters * tokens_per_iter / len(data.train)
         print(on.describe())
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
-        print(
-            f"model: {model.num_params():,} parameters; {cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, "
-            f"{cfg.max_iters * tokens_per_iter / len(data.train):,.1f} epochs",
-            flush=True,
-        )
+        print(f"model: {model.num_params():,} parameters", end="; ")
+        print(f"{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
     if no_recall and not cfg.eval_only:
         notice(no_recall)
-
-    # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
-    step_model = compiled_or_eager(model, x, y, on) if on.compile and not cfg.eval_only else model
-    if on.world_size > 1:
-        step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
-
     if cfg.eval_only:
         for name, split in (("train", data.train), ("val", data.val)):
             if split is not None:
@@ -228,15 +265,19 @@ def train(cfg: Settings) -> None:
                     print(f"{name} loss {describe_loss(loss, split)}")
         return
 
+    # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
+    step_model = compiled_or_eager(model, x, y, on) if on.compile else model
+    if on.world_size > 1:
+        step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
+
     if on.is_main:
-        checkpoint.make_out_dir(out_dir)
-    with open_metrics(cfg, out_dir, loop["metrics_bytes"]) if on.is_main else contextlib.nullcontext() as log:
+        checkpoint.make_out_dir(out_dir, resumed=cfg.init_from == "resume")
+    with open_metrics(cfg, out_dir, state["metrics_bytes"]) if on.is_main else contextlib.nullcontext() as log:
 
         def save(name: str) -> None:
             if on.is_main:
-                state = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
-                if scaler.is_enabled():
-                    state["scaler"] = scaler.state_dict()
+                loop = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
+                loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256}
                 checkpoint.save(
                     out_dir / name,
                     model=model,
@@ -246,27 +287,18 @@ def train(cfg: Settings) -> None:
                     config=dataclasses.asdict(cfg),
                     tokenizer_description=data.tokenizer_description,
                     corpus_ids=data.ids,
-                    loop=state | {"text_sha256": data.train.sha256},
+                    loop=loop,
                 )
 
-        seconds, first_iter, start_time = loop["seconds"], iter_num, time.perf_counter() - loop["seconds"]
-        timed_steps, timed_seconds = 0, 0.0  # since the last line of progress
-        all_steps, all_seconds = 0, 0.0
-        mean_loss = 0.0
+        first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
+        speed = metrics.Speed(tokens_per_iter)
+        keep_best = data.val is not None and not cfg.always_save_checkpoint
         if iter_num == 0:
             save("ckpt_init.pt")
         while True:
             last_step = iter_num >= cfg.max_iters
-            lr = optim.learning_rate_at(
-                iter_num,
-                learning_rate=cfg.learning_rate,
-                min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
-                warmup_iters=cfg.warmup_iters,
-                lr_decay_iters=cfg.max_iters if cfg.lr_decay_iters is None else cfg.lr_decay_iters,
-                decay_lr=cfg.decay_lr,
-            )
 
-            # once in a while: evaluate and save (a resumed run has done it at its first step)
+            # once in a while: evaluate and save (a resumed run had done it when it was saved)
             if (last_step or iter_num % cfg.eval_interval == 0) and (iter_num > first_iter or iter_num == 0):
                 val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
                 known = None
@@ -275,9 +307,11 @@ def train(cfg: Settings) -> None:
                         known = recall.measure(
                             model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
                         )
+                with on.autocast(), torch.inference_mode():  # before a good checkpoint is replaced by a broken one
+                    must_be_finite(model.eval()(x, y)[1].item() if val_loss is None else val_loss, iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
-                    share = None if known is None else known.share
+                    share = known.share if known else None
                     log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
                     parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
                     parts += [f"val loss {describe_loss(val_loss, data.val)}"] if data.val else []
@@ -285,21 +319,19 @@ def train(cfg: Settings) -> None:
                     metrics.progress("evaluated: " + ", ".join(parts), passing=False)
                 improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
                 best_val_loss = val_loss if improved else best_val_loss
-                if iter_num > 0:
-                    if data.val and not cfg.always_save_checkpoint:
-                        if improved:
-                            save("ckpt.pt")
-                        save("ckpt_last.pt")
-                    else:
+                if iter_num > 0 or last_step:
+                    if improved or not keep_best:
                         save("ckpt.pt")
+                    if keep_best:
+                        save("ckpt_last.pt")
             if last_step:
                 break
 
             # --------------------------------------------------------------------------------------- one training step
-            step_start = time.perf_counter()
+            speed.start()
+            lr, epochs = rate(iter_num), batches.epochs
             optim.set_learning_rate(optimizer, lr)
             step_model.train()
-            epochs = batches.epochs
             loss_sum = torch.zeros((), device=on.device)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
@@ -320,55 +352,25 @@ def train(cfg: Settings) -> None:
             optimizer.zero_grad(set_to_none=True)
             # ---------------------------------------------------------------------------------------------------------
 
-            timed_steps += 1
-            if (
-                iter_num % cfg.log_interval == 0
-                or (iter_num + 1) % cfg.eval_interval == 0
-                or iter_num + 1 == cfg.max_iters
-            ):
+            logged = iter_num % cfg.log_interval == 0
+            if logged or (iter_num + 1) % cfg.eval_interval == 0 or iter_num + 1 == cfg.max_iters:
                 mean_loss = on.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps  # waits for the GPU
-            timed_seconds += time.perf_counter() - step_start
-            if not math.isfinite(mean_loss):
-                raise UserError(
-                    f"the loss is {mean_loss} at step {iter_num}: the last checkpoint in {out_dir} is from before; "
-                    "lower learning_rate, raise warmup_iters, or use --dtype=float32"
-                )
-            if iter_num % cfg.log_interval == 0:
-                all_steps, all_seconds = all_steps + timed_steps, all_seconds + timed_seconds
-                speed = timed_steps * tokens_per_iter / timed_seconds
-                left = metrics.clock((cfg.max_iters - iter_num - 1) * all_seconds / all_steps)
-                seconds = time.perf_counter() - start_time
+                must_be_finite(mean_loss, iter_num, out_dir)
+            speed.stop()
+            if logged:
+                tokens_per_s, seconds = speed.read(), time.perf_counter() - start_time
                 if on.is_main:
-                    log.write(
-                        iter_num,
-                        epoch=epochs,
-                        loss=mean_loss,
-                        lr=lr,
-                        grad_norm=float(grad_norm),
-                        tokens_per_s=speed,
-                        seconds=seconds,
-                    )
-                    metrics.progress(
-                        f"step {iter_num:,}/{cfg.max_iters:,}, epoch {epochs:.1f}, loss {mean_loss:.4f}, lr {lr:.2e}, "
-                        f"{speed:,.0f} tokens/s, {left} left",
-                        passing=True,
-                    )
-                timed_steps, timed_seconds = 0, 0.0
+                    norm = float(grad_norm)
+                    figures = dict(epoch=epochs, loss=mean_loss, lr=lr, grad_norm=norm, tokens_per_s=tokens_per_s)
+                    log.write(iter_num, **figures, seconds=seconds)
+                    left = metrics.clock(speed.seconds_a_step * (cfg.max_iters - iter_num - 1))
+                    line = f"step {iter_num:,}/{cfg.max_iters:,}, epoch {epochs:.1f}, loss {mean_loss:.4f}, lr {lr:.2e}"
+                    metrics.progress(f"{line}, {tokens_per_s:,.0f} tokens/s, {left} left", passing=True)
             iter_num += 1
 
-    if not no_recall:
-        measured = runtime.start(cfg, backend=cfg.backend, inference=True)  # as recall.py measures and sample.py draws
-        encoder = tokenizer.from_description(data.tokenizer_description)
-        with measured.autocast():
-            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=measured)
-        if on.is_main:
-            figures |= {"checkpoint": "ckpt.pt", "step": iter_num, "dataset": data.name}
-            write_whole(out_dir / "recall.json", (json.dumps(figures, indent=1) + "\n").encode())
-            print("\n".join(lines))
     if on.is_main:
-        print(f"{iter_num:,} updates in {metrics.clock(time.perf_counter() - start_time)}, in {out_dir}. Now type:")
-        for line in next_commands(cfg, data):
-            print(f"  {line}")
+        print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}")
+    finish(model, cfg, data, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num)
 
 
 def main(cfg: Settings) -> None:

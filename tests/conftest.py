@@ -50,8 +50,9 @@ def prepare(data, capsys):
 def tiny_model():
     """tiny_model(vocab_size=..., ...) is a small GPT with random weights of a healthy size, in evaluation mode."""
 
-    def tiny_model(seed=0, **shape):
-        shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=16, bias=False, vocab_size=61, dropout=0.0) | shape
+    def tiny_model(seed=0, **changes):
+        shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=16, bias=False, vocab_size=61, dropout=0.0, gelu="tanh")
+        shape |= changes
         torch.manual_seed(seed)
         model = GPT(GPTConfig(**shape))
         for p in model.parameters():  # at GPT-2's tiny initial size all logits are alike, and any bug would pass
@@ -90,3 +91,17 @@ def run(package, monkeypatch):
         return finished
 
     return run
+
+
+def hugging_face_gpt2(**changes):
+    """A random GPT2LMHeadModel with logits that differ from each other, or equality would mean nothing."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    shape = dict(vocab_size=97, n_positions=24, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape | changes)).eval()
+
+
+def with_nanogpts_names(reference) -> dict[str, torch.Tensor]:
+    """A GPT2LMHeadModel's weights with nanoGPT's names; its Conv1D keeps matrices transposed."""
+    transposed = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+    return {k: v.T.contiguous() if k.endswith(transposed) else v for k, v in reference.state_dict().items()}

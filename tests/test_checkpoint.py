@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from conftest import hugging_face_gpt2, with_nanogpts_names
 
 from llm import checkpoint, optim, tokenizer
 from llm.configurator import UserError
@@ -37,12 +38,13 @@ def saved(tiny_model, tmp_path):
     return saved
 
 
-def nanogpt_file(path, model, **changes):
-    """Writes what nanoGPT's train.py writes for a compiled model."""
+def nanogpt_file(path, model, state_dict=None, **changes):
+    """Writes what nanoGPT's train.py writes for a compiled model of this shape."""
+    state_dict = state_dict or model.state_dict()
     nanogpt = {
-        "model": {f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()},
+        "model": {f"_orig_mod.{name}": tensor for name, tensor in state_dict.items()},
         "optimizer": {},
-        "model_args": dataclasses.asdict(model.config),
+        "model_args": {k: v for k, v in dataclasses.asdict(model.config).items() if k != "gelu"},
         "iter_num": 7,
         "best_val_loss": torch.tensor(1.5),
         "config": {"dataset": "shakespeare", "compile": True},
@@ -66,6 +68,7 @@ def test_keys_are_nanogpts_and_ours(saved):
     assert keys >= {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"}
     assert keys - {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"} == {
         "format",
+        "gelu",
         "tokenizer",
         "corpus_ids",
         "loop",
@@ -73,12 +76,14 @@ def test_keys_are_nanogpts_and_ours(saved):
     }
 
 
-def test_a_nanogpt_checkpoint_loads(tiny_model, tmp_path):
-    model = tiny_model(vocab_size=50304, n_embd=8)
-    nanogpt_file(tmp_path / "out" / "ckpt.pt", model)
+def test_a_nanogpt_checkpoint_loads_and_computes_what_nanogpt_does(tiny_model, tmp_path):
+    """nanoGPT's network is Hugging Face's with the exact GELU in place of GPT-2's approximation."""
+    reference = hugging_face_gpt2(activation_function="gelu", vocab_size=50304)
+    shape = tiny_model(n_layer=3, n_head=4, n_embd=32, block_size=24, bias=True, vocab_size=50304)
+    nanogpt_file(tmp_path / "out" / "ckpt.pt", shape, with_nanogpts_names(reference))
     loaded, encoder, info = checkpoint.load_model(str(tmp_path / "out"))
-    idx = torch.randint(50257, (2, 16))
-    assert torch.equal(loaded(idx)[0], model(idx)[0])
+    idx = torch.randint(50257, (2, 24))
+    torch.testing.assert_close(loaded(idx, idx)[0], reference(idx).logits, rtol=1e-4, atol=1e-4)
     assert encoder is tokenizer.gpt2() and info.corpus_ids is None and info.iter_num == 7
 
 
@@ -166,6 +171,7 @@ def test_a_newer_format_is_refused(saved):
 def test_weights_of_another_shape_are_refused(tiny_model, tmp_path):
     model = tiny_model(vocab_size=50304, n_embd=8)
     shape = dataclasses.asdict(model.config) | {"n_layer": 3}
+    shape.pop("gelu")
     nanogpt_file(tmp_path / "out" / "ckpt.pt", model, model_args=shape)
     with pytest.raises(UserError, match="do not fit its model_args") as error:
         checkpoint.load_model(str(tmp_path / "out"))
@@ -179,6 +185,19 @@ def test_a_missing_out_dir_lists_those_that_exist(saved, monkeypatch):
         checkpoint.find("out-x", "ckpt.pt")
     with pytest.raises(UserError, match=r"ckpt_init.pt does not exist in out_dir=out \(it has: ckpt.pt\)"):
         checkpoint.find("out", "ckpt_init.pt")
+
+
+def test_model_args_are_nanogpts_alone(saved):
+    names = {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
+    assert set(torch.load(saved()[0], weights_only=True)["model_args"]) == names
+
+
+def test_a_new_run_puts_an_earlier_ones_checkpoint_aside(saved, capsys):
+    path, _ = saved()
+    saved("ckpt_last.pt")
+    checkpoint.make_out_dir(path.parent, resumed=False)
+    assert [p.name for p in path.parent.iterdir()] == ["ckpt_previous.pt"]
+    assert "its checkpoint is now ckpt_previous.pt" in capsys.readouterr().err
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):

@@ -474,11 +474,11 @@ def test_a_script_prints_its_help_wherever_it_is_asked_for(argv):
 
 
 def test_a_script_is_quiet_when_the_reader_of_its_output_leaves():
-    process = start("--how=much")
-    assert process.stdout.readline() == b"much\n"
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 141
+    with start("--how=much") as process:
+        assert process.stdout.readline() == b"much\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_the_configurator_does_not_load_a_slow_library():

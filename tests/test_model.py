@@ -4,31 +4,18 @@ import math
 
 import pytest
 import torch
+from conftest import hugging_face_gpt2, with_nanogpts_names
 
 from llm.generate import KVCache
 from llm.model import GPT, GPTConfig
 
 
-def from_hugging_face(reference) -> dict[str, torch.Tensor]:
-    """A GPT2LMHeadModel's weights with nanoGPT's names; its Conv1D keeps matrices transposed."""
-    transposed = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-    return {k: v.T.contiguous() if k.endswith(transposed) else v for k, v in reference.state_dict().items()}
-
-
-@pytest.fixture
-def reference():
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    config = transformers.GPT2Config(
-        vocab_size=97, n_positions=24, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
-
-
-def test_logits_and_loss_equal_hugging_faces(reference):
-    shape = GPTConfig(n_layer=3, n_head=4, n_embd=32, block_size=24, bias=True, vocab_size=97, dropout=0.0)
-    model = GPT(shape).eval()
-    model.load_state_dict(from_hugging_face(reference))
+@pytest.mark.parametrize("gelu, name", [("tanh", "gelu_new"), ("none", "gelu")])
+def test_logits_and_loss_equal_hugging_faces(gelu, name):
+    reference = hugging_face_gpt2(activation_function=name)
+    shape = dict(n_layer=3, n_head=4, n_embd=32, block_size=24, bias=True, vocab_size=97)
+    model = GPT(GPTConfig(**shape, dropout=0.0, gelu=gelu)).eval()
+    model.load_state_dict(with_nanogpts_names(reference))
     idx = torch.randint(97, (2, 25))
     x, y = idx[:, :-1], idx[:, 1:]
     logits, loss = model(x, y)
@@ -85,7 +72,8 @@ def test_without_targets_only_the_last_place_is_computed(tiny_model):
 
 def test_initial_loss_is_that_of_a_uniform_guess():
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer=6, n_head=6, n_embd=96, block_size=32, bias=False, vocab_size=500, dropout=0.0))
+    shape = dict(n_layer=6, n_head=6, n_embd=96, block_size=32, vocab_size=500)
+    model = GPT(GPTConfig(**shape, bias=False, dropout=0.0, gelu="tanh"))
     idx = torch.randint(500, (4, 33))
     assert model(idx[:, :-1], idx[:, 1:])[1].item() == pytest.approx(math.log(500), abs=0.1)
 

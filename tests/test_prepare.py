@@ -170,7 +170,7 @@ def test_book_takes_the_text_out_of_its_frame_and_unwraps_it(runs):
 
 
 def test_book_names_dataset_and_out_dir_in_the_next_command(runs):
-    assert "train.py config/train_book.py --dataset=clocks --out_dir=out-clocks" in runs["book"].out.splitlines()[-1]
+    assert "train.py config/train_prince.py --dataset=clocks --out_dir=out-clocks" in runs["book"].out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

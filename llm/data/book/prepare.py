@@ -1,4 +1,4 @@
-"""Write data/NAME/: any text as GPT-2 tokens, for `train.py config/train_book.py --dataset=NAME`.
+"""Write data/NAME/: any text as GPT-2 tokens, for `train.py config/train_prince.py --dataset=NAME`.
 
     python data/book/prepare.py --input=my_book.txt --dataset=my_book
     python data/book/prepare.py --input=https://example.org/my_book.txt --dataset=my_book
@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
         gpt2(),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
-        train_command=("config/train_book.py", f"--dataset={name}", f"--out_dir=out-{name}"),
+        train_command=("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"),
     )
 
 

@@ -1,0 +1,32 @@
+"""Figures are written once each."""
+
+import pytest
+
+from llm import metrics
+from llm.configurator import UserError
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
+    with metrics.Metrics(tmp_path, keep_bytes=0) as log:
+        log.write(0, loss=3.0, val_loss=None)
+        size = log.size()
+        log.write(1, loss=2.0)
+    with metrics.Metrics(tmp_path, keep_bytes=size) as log:
+        log.write(1, loss=2.5, grad_norm=float("inf"))
+    assert metrics.read_metrics(str(tmp_path)) == [{"step": 0, "loss": 3.0}, {"step": 1, "loss": 2.5}]
+
+
+def test_a_metrics_file_that_is_shorter_than_its_checkpoint_says_is_not_padded(tmp_path):
+    with metrics.Metrics(tmp_path, keep_bytes=1000) as log:
+        log.write(7, loss=1.0)
+    assert metrics.read_metrics(str(tmp_path)) == [{"step": 7, "loss": 1.0}]
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (75.9, "1:15"), (3700, "1:01:40"), (360000, "100:00:00")])
+def test_clock(seconds, text):
+    assert metrics.clock(seconds) == text
+
+
+def test_a_missing_extra_is_named():
+    with pytest.raises(UserError, match=r'the extra plot, which is not installed.*pip install -e ".\[plot\]"'):
+        metrics.require("nosuchpackage.sub", "plot")

@@ -1,0 +1,137 @@
+"""sample.py prints the prompt and what follows it, and says what it reads."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from llm import checkpoint, sample
+from llm.configurator import UserError
+
+BOOK = "The pump dripped. “It’s dropped its aitch,” said Ibbet. A wall stood there."
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        ("The pump dripped.", None),
+        ("A prompt of one's own", None),
+        ("\n", None),
+        ("The pump ", "ends in a space, but GPT-2's tokens begin with theirs; the book has: The pump"),
+        ("It's dropped", "quotation marks are not those of the book, which has: It’s dropped"),
+        ("\"It's dropped its ", "quotation marks are not those of the book, which has: “It’s dropped its"),
+        ("Not in there ", "ends in a space, but GPT-2's tokens begin with theirs; type it without: Not in there"),
+    ],
+)
+def test_prompts_that_miss_the_book_by_a_hair_are_told_what_it_has(prompt, message):
+    told = sample.prompt_notice(prompt, BOOK, by_characters=False)
+    assert told is None if message is None else told.endswith(message)
+
+
+def test_to_a_model_of_characters_a_space_at_the_end_is_a_token_like_any_other():
+    assert sample.prompt_notice("The pump ", BOOK, by_characters=True) is None
+
+
+@pytest.fixture
+def trained(prepare, tiny_model, tmp_path, monkeypatch):
+    """A checkpoint in tmp_path/out, as train.py saves it, of a tiny model of the tale's beginning."""
+    data = prepare()
+    (tmp_path / "out").mkdir()
+    model = tiny_model(vocab_size=50304, n_embd=8, block_size=32)
+    checkpoint.save(
+        tmp_path / "out" / "ckpt.pt",
+        model=model,
+        optimizer_state={},
+        iter_num=12,
+        best_val_loss=1e9,
+        config={"dataset": "story"},
+        tokenizer_description=data.tokenizer_description,
+        corpus_ids=data.ids,
+        loop={"text_sha256": data.train.sha256},
+    )
+    monkeypatch.chdir(tmp_path)
+    return sample.Settings(max_new_tokens=40, device="cpu")
+
+
+@pytest.fixture
+def said(trained, capsys):
+    """said(**settings) is (standard output, standard error) of sample.py with these settings."""
+
+    def said(**settings):
+        capsys.readouterr()
+        sample.main(dataclasses.replace(trained, **settings))
+        return capsys.readouterr()
+
+    return said
+
+
+def test_the_prompt_its_continuation_and_a_line_that_says_how_fast(said):
+    out, err = said(start="The echo")
+    assert out.startswith("The echo") and len(out) > 60 and out.endswith("\n")
+    first, last = err.splitlines()[0], err.splitlines()[-1]
+    assert "ckpt.pt: step 12, dataset story; cpu" in first and "seed 1337" in first
+    assert last.startswith("40 tokens in ") and last.endswith(" tokens/s")
+
+
+def test_a_seed_reproduces_and_samples_differ(said):
+    first, again, other = said(num_samples=2), said(num_samples=2), said(seed=1, num_samples=2)
+    assert first.out == again.out != other.out
+    one, two = first.out.split("\n---------------\n")
+    assert one != two.rstrip("\n")
+
+
+def test_a_sample_does_not_depend_on_how_many_are_drawn(said):
+    assert said(num_samples=3).out.startswith(said(num_samples=1).out.rstrip("\n"))
+
+
+def test_temperature_0_is_the_same_for_every_seed(said):
+    assert said(temperature=0.0, seed=1).out == said(temperature=0.0, seed=2).out
+
+
+def test_only_whole_characters_are_printed(said):
+    """Random weights draw parts of characters; what is printed is valid UTF-8 without surrogates."""
+    out, _ = said(num_samples=5, temperature=3.0, top_k=None)
+    assert out.encode("utf-8").decode("utf-8") == out
+
+
+def test_the_prompt_may_come_from_a_file(said, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("\ufeffThe echo\r\nhad\n".encode())
+    expected = said(start="The echo\nhad").out
+    assert said(start="FILE:prompt.txt").out == expected
+
+
+def test_endoftext_alone_is_the_token_as_in_nanogpt(said):
+    assert said(start="<|endoftext|>", temperature=0.0).out != said(start="<|endoftext|>\n", temperature=0.0).out
+
+
+def test_a_prompt_longer_than_the_context_is_cropped_with_a_notice(said):
+    out, err = said(start="had been ill " * 20)
+    assert out.startswith("had been ill had") and "the model sees the last 32 of them" in err
+
+
+def test_sampling_needs_the_checkpoint_alone(said, data):
+    before = said(start="The echo").out
+    for path in (data / "story").iterdir():
+        path.unlink()
+    assert said(start="The echo").out == before
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"start": ""}, "start is empty"),
+        ({"start": "FILE:nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"out_dir": "out-x"}, r"out_dir=out-x does not exist \(here are: out\)"),
+        ({"checkpoint_name": "ckpt_init.pt"}, r"ckpt_init.pt does not exist in out_dir=out \(it has: ckpt.pt\)"),
+    ],
+)
+def test_mistakes_get_one_line_and_no_output(trained, capsys, settings, message):
+    with pytest.raises(UserError, match=message):
+        sample.main(dataclasses.replace(trained, **settings))
+    assert capsys.readouterr().out == ""
+
+
+def test_bfloat16_is_used_where_asked(said):
+    out, err = said(dtype="bfloat16", temperature=0.0)
+    assert "bfloat16" in err and len(out) > 20
+    assert not torch.is_autocast_enabled("cpu")
