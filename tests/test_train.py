@@ -214,6 +214,24 @@ def test_figures_go_to_tensorboard_where_asked(learn):
     assert any(name.startswith("events") for name in os.listdir("out/tensorboard"))
 
 
+def test_a_compiler_that_fails_on_the_first_step_is_left_out_with_one_warning(learn, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", lambda model: broken)
+    compiled = losses(learn(out_dir="a", compile=True, dropout=0.2))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "torch.compile" in line]
+    assert len(warnings) == 1 and "going on without it (no C++ compiler)" in warnings[0]
+    assert compiled == losses(learn(out_dir="b", dropout=0.2))
+
+
+def test_float16_trains_with_a_scaler_and_resumes_with_its_state(learn):
+    whole = learn(out_dir="whole", dtype="float16")
+    assert losses(whole) == pytest.approx(GOLDEN, abs=0.05)
+    learn(out_dir="halves", dtype="float16", max_iters=5, lr_decay_iters=10)
+    assert timeless(learn(out_dir="halves", dtype="float16", init_from="resume")) == timeless(whole)
+
+
 def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, prepare, learn):
     """Under torchrun, with dropout: the losses are the same to rounding, and so is the recall of nothing learned."""
     one = learn(out_dir="one", gradient_accumulation_steps=2, dropout=0.2, block_size=100, batch_size=2, max_iters=4)
