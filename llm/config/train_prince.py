@@ -7,8 +7,8 @@
 #
 #     python train.py config/train_prince.py --dataset=my_book --out_dir=out-my_book
 #
-# The reference trained this shape for 5 minutes on a rented GPU. Here, on two CPU cores (AMD EPYC with AVX-512-BF16) and a
-# public-domain book of that size: 23 minutes, loss 0.1, recall@50/50 0.73 (BENCHMARKS.md, "Baseline").
+# The reference trained this shape for 5 minutes on a rented GPU. Here, on two CPU cores (AMD EPYC with AVX-512-BF16)
+# and a public-domain book of that size: 23 minutes, loss 0.1, recall@50/50 0.73 (BENCHMARKS.md, "Baseline").
 # max_iters suits about 22,000 tokens (80 epochs); for a longer book raise it in proportion.
 
 out_dir = "out-prince"
