@@ -31,6 +31,21 @@ class GPTConfig:
     gelu: str
 
 
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Causal attention (B, nh, T, hs), written out.
+
+    On CPUs, torch's fused kernel and its gradient take 2 to 4 times as long for windows of 64 to 256 tokens
+    (BENCHMARKS.md).
+    """
+    B, nh, T, hs = q.shape
+    q, k, v = (part.reshape(B * nh, T, hs) for part in (q, k, v))
+    future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = torch.baddbmm(future.expand(B * nh, T, T), q, k.mT, alpha=hs**-0.5)  # (B * nh, T, T)
+    with torch.autocast(q.device.type, enabled=False):  # which would make it float32: computed so, but kept as it came
+        weights = F.dropout(scores.softmax(-1), dropout)
+    return (weights @ v).view(B, nh, T, hs)
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
@@ -50,10 +65,12 @@ class CausalSelfAttention(nn.Module):
                 mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(cache.length)
         elif cache is not None:
             cache.append(self.layer, k, v)
-        causal = mask is None and T > 1
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        if self.training and x.device.type == "cpu":
+            y = plain_attention(q, k, v, dropout)
+        else:
+            causal = mask is None and T > 1
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -86,9 +103,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer with learned positions and tied input and output embeddings."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, *, others: int = 0):
+        """others: how many tokens the last row of the table stands for (see corpus.py); 0 = each row is one token's."""
         super().__init__()
-        self.config = config
+        self.config, self.others = config, others
         self.transformer = nn.ModuleDict(
             dict(
                 wte=nn.Embedding(config.vocab_size, config.n_embd),
@@ -139,4 +157,6 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x[:, -1:]), None
         logits = self.lm_head(x)
+        if self.others:
+            logits[..., -1] += math.log(self.others)
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
