@@ -4,7 +4,7 @@ A checkpoint is one dict of plain data in torch's zip format, with nanoGPT's key
 nanoGPT's load here:
 
     model           the state dict, nanoGPT's names        model_args     GPTConfig's fields
-    optimizer       the optimizer's state dict             iter_num       updates made
+    optimizer       AdamW's state dict                     iter_num       updates made
     best_val_loss   1e9 = none yet                         config         every setting of the run
 
 and ours: format, gelu (GPTConfig's), tokenizer (its description), corpus_ids (the ids that occur in the corpus; None =
@@ -29,7 +29,7 @@ from llm.model import GPT, GPTConfig
 from llm.runtime import notice
 
 FORMAT = 1
-PARTS = ("model", "optimizer")  # the large ones, each with a checksum of its own; "rest" is everything else
+PARTS = ("model", "optimizer", "optimizers")  # each with a checksum of its own; "rest" is everything else
 NANOGPT_VOCABULARIES = (50257, 50304)  # sizes of a table that can only be GPT-2's encoding
 
 
@@ -72,14 +72,14 @@ def digest(part) -> str:
 def checksums(checkpoint: dict) -> dict[str, str]:
     """One sha256 per part of a checkpoint, and one of the rest."""
     rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
-    return {part: digest(checkpoint[part]) for part in PARTS} | {"rest": digest(rest)}
+    return {part: digest(checkpoint[part]) for part in PARTS if part in checkpoint} | {"rest": digest(rest)}
 
 
 def save(
     path: Path,
     *,
     model: GPT,
-    optimizer_state: dict,
+    optimizers: list[torch.optim.Optimizer],
     iter_num: int,
     best_val_loss: float,
     config: dict,
@@ -92,7 +92,8 @@ def save(
     checkpoint = {
         "gelu": model_args.pop("gelu"),  # nanoGPT takes no other model_args than its own
         "model": model.state_dict(),
-        "optimizer": optimizer_state,
+        "optimizer": optimizers[0].state_dict(),  # AdamW's, which is nanoGPT's
+        "optimizers": [o.state_dict() for o in optimizers[1:]],
         "model_args": model_args,
         "iter_num": iter_num,
         "best_val_loss": best_val_loss,
@@ -193,10 +194,12 @@ def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
     return model
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: dict, path: Path) -> None:
-    """Loads the optimizer's state of a checkpoint from `read`. UserError if it is another optimizer's."""
+def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict, path: Path) -> None:
+    """Loads the optimizers' states of a checkpoint from `read`. UserError if they are other optimizers'."""
     try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        states = [checkpoint["optimizer"], *checkpoint.get("optimizers", [])]
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
     except (KeyError, ValueError) as e:
         raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None
 

@@ -19,6 +19,7 @@ import torch
 
 from llm import configurator
 from llm.configurator import UserError
+from llm.corpus import Corpus
 from llm.files import write_whole
 from llm.runtime import Runtime, notice, seed_for
 from llm.tokenizer import GPT2_DESCRIPTION, Tokenizer
@@ -107,9 +108,12 @@ def write_dataset(
 class Split:
     """The tokens of one part ("train" or "val") of a dataset, as one sequence; len() is their number."""
 
-    def __init__(self, folder: Path, shards: list[dict], vocab_size: int, ids: np.ndarray | None = None):
-        """shards: entries of meta.json. ids: the tokens themselves, where they are in no file."""
-        self.vocab_size = vocab_size
+    def __init__(self, folder: Path, shards: list[dict], vocab_size: int, ids: np.ndarray | None = None, lookup=None):
+        """shards: entries of meta.json. ids: the tokens themselves, where they are in no file.
+
+        lookup: (vocab_size,) int64, what to give in place of each id (corpus.Corpus.lookup); None = the id itself.
+        """
+        self.vocab_size, self.lookup = vocab_size, lookup
         self.paths = [folder / shard["file"] for shard in shards]
         self.ends = np.cumsum([shard["tokens"] for shard in shards])
         self.characters = sum(shard.get("characters", 0) for shard in shards)  # 0 = unknown
@@ -142,7 +146,7 @@ class Split:
                 f"{self.paths[0].parent}: id {ids.max()} near token {start:,} is beyond the vocabulary of "
                 f"{self.vocab_size}; prepare the dataset anew"
             )
-        return ids
+        return ids if self.lookup is None else self.lookup[ids]
 
     def windows(self, starts: np.ndarray, length: int) -> torch.Tensor:
         """(len(starts), length) int64: the tokens from each start on."""
@@ -152,7 +156,8 @@ class Split:
 class Dataset:
     """A prepared dataset: train, val (None where nothing was held out), tokenizer description and corpus ids."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *, corpus_rows: bool = False):
+        """corpus_rows: tokens are rows of the compact table (corpus.py), not ids, if meta.json says which occur."""
         self.name, self.folder = name, data_folder(name)
         meta = read_meta(self.folder)
         self.tokenizer_description: dict = meta["tokenizer"]
@@ -165,8 +170,10 @@ class Dataset:
         for shard in meta["shards"]:
             check_shard(self.folder / shard["file"], shard)
             splits["val" if shard["file"].startswith("val") else "train"].append(shard)
-        self.train = Split(self.folder, splits["train"], self.vocab_size)
-        self.val = Split(self.folder, splits["val"], self.vocab_size) if splits["val"] else None
+        self.corpus = Corpus(tuple(self.ids), self.vocab_size) if corpus_rows and self.ids else None
+        options = dict(vocab_size=self.vocab_size, lookup=self.corpus.lookup() if self.corpus else None)
+        self.train = Split(self.folder, splits["train"], **options)
+        self.val = Split(self.folder, splits["val"], **options) if splits["val"] else None
 
 
 def prepare_hint(name: str) -> str:
@@ -265,8 +272,9 @@ def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.nd
 class Batches:
     """Endless training batches. All randomness is a function of (seed, epoch), so `place` alone resumes it.
 
-    Each call of next() moves every rank past batch_size windows per rank; rank r takes the r-th batch_size of them, so
-    that two ranks see in one call what one rank sees in two.
+    Each call of next() moves every rank past a batch per rank; rank r takes the r-th of them, so that two ranks see in
+    one call what one rank sees in two. A batch has batch_size * block_size tokens: that many windows of block_size, or
+    more of a shorter length. A change of length begins a new epoch.
     """
 
     def __init__(
@@ -276,7 +284,7 @@ class Batches:
         batch_size: int,
         *,
         seed: int,
-        place: tuple[int, int] = (0, 0),
+        place: tuple[int, int, int] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -285,33 +293,35 @@ class Batches:
                 f"the training text has {len(split):,} tokens, block_size={block_size} needs at least "
                 f"{block_size + 1:,}; type --block_size={max(1, len(split) - 1)} or less, or use a longer text"
             )
-        self.split, self.T, self.B, self.seed = split, block_size, batch_size, seed
+        self.split, self.tokens, self.seed = split, batch_size * block_size, seed
         self.rank, self.world_size = rank, world_size
-        self._next = tuple(place)
-        self.place = tuple(place)  # (epoch, window) where the batch that was handed out last begins
+        # (epoch, window, length of the windows) where the batch that was handed out last begins
+        self.place = self._next = tuple(place or (0, 0, block_size))
 
     @property
     def epochs(self) -> float:
         """Epochs gone through before the batch that was handed out last."""
-        epoch, window = self.place
-        return epoch + window / epoch_grid(len(self.split), self.T, self.seed, epoch)[1]
+        epoch, window, T = self.place
+        return epoch + window / epoch_grid(len(self.split), T, self.seed, epoch)[1]
 
-    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
-        self.place = self._next
-        starts = []
-        needed = self.B * self.world_size
-        epoch, window = self.place
+    def next(self, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x, y), each (B, T) int64: inputs and the tokens that follow them. T = length; None = as before."""
+        epoch, window, T = self._next
+        if length not in (None, T):
+            epoch, window, T = (epoch + 1 if window else epoch), 0, length
+        self.place = (epoch, window, T)
+        B, starts = self.tokens // T, []
+        needed = B * self.world_size
         while needed > 0:  # a batch may begin in one epoch and end in another
-            offset, n_windows = epoch_grid(len(self.split), self.T, self.seed, epoch)
+            offset, n_windows = epoch_grid(len(self.split), T, self.seed, epoch)
             taken = np.arange(window, min(window + needed, n_windows))
             order = permuted(taken, n_windows, seed_for(self.seed, epoch, 1))
-            starts.append(window_start(order, offset, len(self.split), self.T))
+            starts.append(window_start(order, offset, len(self.split), T))
             needed -= len(taken)
             epoch, window = (epoch, window + len(taken)) if window + len(taken) < n_windows else (epoch + 1, 0)
-        self._next = (epoch, window)
-        mine = np.concatenate(starts)[self.rank * self.B : (self.rank + 1) * self.B]
-        tokens = self.split.windows(mine, self.T + 1)
+        self._next = (epoch, window, T)
+        mine = np.concatenate(starts)[self.rank * B : (self.rank + 1) * B]
+        tokens = self.split.windows(mine, T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 

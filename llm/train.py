@@ -14,11 +14,12 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import checkpoint, metrics, optim, recall, runtime, tokenizer
+from llm import checkpoint, corpus, metrics, optim, recall, runtime, tokenizer
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -56,14 +57,20 @@ class Settings(runtime.Settings):
     gradient_accumulation_steps: PositiveInt = 40  # micro-batches an update, over all ranks
     batch_size: PositiveInt = 12  # windows a micro-batch
     block_size: PositiveInt = 1024  # tokens a window: the model's context
+    short_windows: Fraction = 0.0  # share of the updates, from the first, on windows of a quarter, then half of it
     # model
     n_layer: PositiveInt = 12  # blocks
     n_head: PositiveInt = 12  # attention heads; must divide n_embd
     n_embd: PositiveInt = 768  # width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    # optimizer: AdamW
-    learning_rate: PositiveFloat = 6e-4  # the highest
+    # softmax
+    corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
+    # optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
+    learning_rate: PositiveFloat = 6e-4  # AdamW's highest
+    muon_lr: PositiveFloat = 0.015  # Muon's highest
+    muon_momentum: Fraction = 0.9  # decay of its gradient's mean
     max_iters: NonNegativeInt = 600000  # updates in all, exactly
     weight_decay: NonNegativeFloat = 0.1  # of matrices and tables
     beta1: Fraction = 0.9  # decay of the gradient's mean
@@ -71,6 +78,8 @@ class Settings(runtime.Settings):
     grad_clip: NonNegativeFloat = 1.0  # highest norm of the gradient; 0 = off
     # learning rate
     decay_lr: bool = True  # False: constant at learning_rate
+    lr_shape: Literal["cosine", "linear"] = "cosine"  # of the decay
+    lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
     lr_decay_iters: NonNegativeInt | None = None  # where the cosine ends; None = max_iters
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
@@ -146,6 +155,23 @@ def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
         )
 
 
+def window_length(cfg: Settings, block_size: int, iter_num: int) -> int:
+    """Tokens a window at update iter_num: short ones first, which teach more for the same arithmetic."""
+    progress = iter_num / max(1, cfg.max_iters)
+    if block_size % 4 or progress >= cfg.short_windows:
+        return block_size
+    return block_size // 4 if progress < cfg.short_windows / 2 else block_size // 2
+
+
+@torch.no_grad()
+def repeat_positions(model: GPT, before: int, now: int) -> None:
+    """Where windows grow from `before` to `now` tokens, gives the new positions the vectors of the old ones to begin
+    with: the first new position means what position 0 did. Without, all that was learned stumbles (BENCHMARKS.md)."""
+    wpe = model.transformer.wpe.weight
+    for start in range(before, now, before):
+        wpe[start : start + before] = wpe[: min(before, now - start)]
+
+
 def first_words(data: Dataset, encoder: Tokenizer) -> str:
     """The beginning of a sentence of the text, as a prompt: about 30 characters of its first long line."""
     lines = encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
@@ -153,12 +179,12 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
     return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
 
 
-def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, torch.optim.Optimizer, dict]:
-    """(model, optimizer, state) to start from: fresh weights, or the run in out_dir.
+def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
+    """(model, optimizers, state) to start from: fresh weights, or the run in out_dir. The model has data.corpus's rows.
 
     state: iter_num, best_val_loss, place in the data, seconds trained, bytes of metrics.jsonl, scaler.
     """
-    state = {"iter_num": 0, "best_val_loss": 1e9, "place": [0, 0], "seconds": 0.0, "metrics_bytes": 0, "scaler": {}}
+    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "seconds": 0.0, "metrics_bytes": 0, "scaler": {}}
     saved = None
     if cfg.init_from == "resume":
         path = checkpoint.latest(cfg.out_dir)
@@ -172,7 +198,11 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, torch.optim.O
                 f"{path} was trained on another text (dataset {saved['config'].get('dataset')}) than dataset "
                 f"{data.name} holds now; resume with that one, or leave out --init_from=resume to begin anew"
             )
+        shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
+        if shared != (data.corpus is not None):
+            raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
         model = checkpoint.build_model(saved, path, dropout=cfg.dropout)
+        model = corpus.compact(model, data.corpus) if data.corpus else model
         kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
         if kept:
             notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
@@ -180,18 +210,26 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, torch.optim.O
     else:
         names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
         shape = {name: getattr(cfg, name) for name in names}
-        model = GPT(GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape))
+        rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
+        model = GPT(GPTConfig(vocab_size=rows, gelu="tanh", **shape), others=others)
     model.to(on.device)
-    optimizer = optim.make_optimizer(
-        model, learning_rate=cfg.learning_rate, weight_decay=cfg.weight_decay, betas=(cfg.beta1, cfg.beta2)
+    optimizers = optim.make_optimizers(
+        model,
+        optimizer=cfg.optimizer,
+        learning_rate=cfg.learning_rate,
+        muon_lr=cfg.muon_lr,
+        muon_momentum=cfg.muon_momentum,
+        weight_decay=cfg.weight_decay,
+        betas=(cfg.beta1, cfg.beta2),
     )
     if saved:
-        checkpoint.restore_optimizer(optimizer, saved, path)
-    return model, optimizer, state
+        checkpoint.restore_optimizers(optimizers, saved, path)
+    return model, optimizers, state
 
 
-def finish(model: GPT, cfg: Settings, data: Dataset, encoder: Tokenizer, *, name: str, iter_num: int) -> None:
+def finish(model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int) -> None:
     """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next."""
+    data = Dataset(cfg.dataset)
     on = runtime.start(cfg, backend=cfg.backend, inference=True)
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
@@ -218,9 +256,9 @@ def train(cfg: Settings) -> None:
         )
     micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
-    data = Dataset(cfg.dataset)
+    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax)
     encoder = tokenizer.from_description(data.tokenizer_description)
-    model, optimizer, state = build(cfg, data, on)
+    model, optimizers, state = build(cfg, data, on)
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
@@ -229,18 +267,21 @@ def train(cfg: Settings) -> None:
         model.config.block_size,
         cfg.batch_size,
         seed=cfg.seed,
-        place=tuple(state["place"]),
+        place=state["place"],
         rank=on.rank,
         world_size=on.world_size,
     )
-    x, y = map(on.to_device, batches.next())
+    length = functools.partial(window_length, cfg, model.config.block_size)
+    x, y = map(on.to_device, batches.next(length(iter_num)))
     no_recall = recall.obstacle(model.config.block_size, len(data.train))
-    drawable = drawable_ids(data.ids, encoder.vocab_size)
+    drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, encoder.vocab_size)
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
     rate = functools.partial(
         optim.learning_rate_at,
         learning_rate=cfg.learning_rate,
         min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
+        shape=cfg.lr_shape,
+        hold=cfg.lr_hold,
         warmup_iters=cfg.warmup_iters,
         lr_decay_iters=cfg.max_iters if cfg.lr_decay_iters is None else cfg.lr_decay_iters,
         decay_lr=cfg.decay_lr,
@@ -253,7 +294,8 @@ def train(cfg: Settings) -> None:
         epochs = cfg.max_iters * tokens_per_iter / len(data.train)
         print(on.describe())
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
-        print(f"model: {model.num_params():,} parameters", end="; ")
+        shared = f", the {data.corpus.others:,} rows of tokens that do not occur as one" if data.corpus else ""
+        print(f"model: {model.num_params():,} parameters{shared}")
         print(f"{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
     if no_recall and not cfg.eval_only:
         notice(no_recall)
@@ -280,8 +322,8 @@ def train(cfg: Settings) -> None:
                 loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256}
                 checkpoint.save(
                     out_dir / name,
-                    model=model,
-                    optimizer_state=optimizer.state_dict(),
+                    model=corpus.expand(model, data.corpus) if data.corpus else model,
+                    optimizers=optimizers,
                     iter_num=iter_num,
                     best_val_loss=best_val_loss,
                     config=dataclasses.asdict(cfg),
@@ -330,8 +372,9 @@ def train(cfg: Settings) -> None:
             # --------------------------------------------------------------------------------------- one training step
             speed.start()
             lr, epochs = rate(iter_num), batches.epochs
-            optim.set_learning_rate(optimizer, lr)
+            optim.set_learning_rate(optimizers, lr / cfg.learning_rate)
             step_model.train()
+            repeat_positions(model, length(max(0, iter_num - 1)), length(iter_num))
             loss_sum = torch.zeros((), device=on.device)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
@@ -341,15 +384,18 @@ def train(cfg: Settings) -> None:
                     step_model.require_backward_grad_sync = micro_step == micro_steps - 1
                 with on.autocast():
                     loss = step_model(x, y)[1]
-                x, y = map(on.to_device, batches.next())  # fetched while a GPU still computes
+                following = iter_num + (micro_step == micro_steps - 1)
+                x, y = map(on.to_device, batches.next(length(following)))  # fetched while a GPU still computes
                 scaler.scale(loss / micro_steps).backward()
                 loss_sum += loss.detach()
-            scaler.unscale_(optimizer)
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
             max_norm = cfg.grad_clip if cfg.grad_clip > 0 else math.inf
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-            scaler.step(optimizer)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             # ---------------------------------------------------------------------------------------------------------
 
             logged = iter_num % cfg.log_interval == 0
@@ -370,7 +416,8 @@ def train(cfg: Settings) -> None:
 
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}")
-    finish(model, cfg, data, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num)
+    model = corpus.expand(model, data.corpus) if data.corpus else model
+    finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num)
 
 
 def main(cfg: Settings) -> None:

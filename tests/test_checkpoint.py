@@ -10,6 +10,8 @@ from conftest import hugging_face_gpt2, with_nanogpts_names
 from llm import checkpoint, optim, tokenizer
 from llm.configurator import UserError
 
+RATES = dict(optimizer="muon", learning_rate=0.01, muon_lr=0.02, muon_momentum=0.9, weight_decay=0.1, betas=(0.9, 0.95))
+
 
 @pytest.fixture
 def saved(tiny_model, tmp_path):
@@ -17,13 +19,14 @@ def saved(tiny_model, tmp_path):
 
     def saved(name="ckpt.pt", **changes):
         model = tiny_model(vocab_size=64)
-        optimizer = optim.make_optimizer(model, learning_rate=0.01, weight_decay=0.1, betas=(0.9, 0.95))
+        optimizers = optim.make_optimizers(model, **RATES)
         idx = torch.randint(61, (1, 9))
         model(idx[:, :-1], idx[:, 1:])[1].backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         parts = dict(
             model=model,
-            optimizer_state=optimizer.state_dict(),
+            optimizers=optimizers,
             iter_num=1,
             best_val_loss=1e9,
             config={"dataset": "story"},
@@ -69,6 +72,7 @@ def test_keys_are_nanogpts_and_ours(saved):
     assert keys - {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"} == {
         "format",
         "gelu",
+        "optimizers",
         "tokenizer",
         "corpus_ids",
         "loop",
@@ -100,17 +104,26 @@ def test_a_nanogpt_checkpoint_of_characters_without_its_dataset_says_what_to_pre
         checkpoint.load_model(str(tmp_path / "out"))
 
 
-def test_the_optimizer_comes_back(saved, tiny_model):
+def test_the_optimizers_come_back(saved):
     path, _ = saved()
     read = checkpoint.read(path, parts=checkpoint.PARTS)
     model = checkpoint.build_model(read, path)
-    optimizer = optim.make_optimizer(model, learning_rate=0.01, weight_decay=0.1, betas=(0.9, 0.95))
-    optimizer.load_state_dict(read["optimizer"])
-    assert len(optimizer.state) == len(list(model.parameters()))
-    assert all(state["step"] == 1 for state in optimizer.state.values())
+    adamw, muon = optim.make_optimizers(model, **RATES)
+    checkpoint.restore_optimizers([adamw, muon], read, path)
+    assert len(adamw.state) + len(muon.state) == len(list(model.parameters()))
+    assert all(state["step"] == 1 for state in adamw.state.values())
+    assert all(state["momentum_buffer"].any() for state in muon.state.values())
 
 
-@pytest.mark.parametrize("part", ["model", "optimizer", "rest"])
+def test_another_optimizers_state_is_refused(saved):
+    path, _ = saved()
+    read = checkpoint.read(path, parts=checkpoint.PARTS)
+    optimizers = optim.make_optimizers(checkpoint.build_model(read, path), **RATES | {"optimizer": "adamw"})
+    with pytest.raises(UserError, match="does not fit this model and optimizer"):
+        checkpoint.restore_optimizers(optimizers, read, path)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "optimizers", "rest"])
 def test_a_changed_value_is_found_in_each_part(saved, part):
     path, _ = saved()
     content = torch.load(path, weights_only=True)
@@ -118,6 +131,8 @@ def test_a_changed_value_is_found_in_each_part(saved, part):
         content["model"]["transformer.h.1.mlp.c_fc.weight"][3, 3] += 1e-6
     elif part == "optimizer":
         content["optimizer"]["state"][0]["exp_avg"][0, 0] *= 1.001
+    elif part == "optimizers":
+        content["optimizers"][0]["state"][0]["momentum_buffer"][0, 0] += 1
     else:
         content["iter_num"] += 1
     torch.save(content, path)

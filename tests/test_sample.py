@@ -41,7 +41,7 @@ def trained(prepare, tiny_model, tmp_path, monkeypatch):
     checkpoint.save(
         tmp_path / "out" / "ckpt.pt",
         model=model,
-        optimizer_state={},
+        optimizers=[torch.optim.AdamW(model.parameters())],
         iter_num=12,
         best_val_loss=1e9,
         config={"dataset": "story"},
