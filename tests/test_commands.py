@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,22 +122,27 @@ def test_nanogpts_character_config_runs(run, package, tmp_path):
     assert run(package / "sample.py", "--out_dir=out-shakespeare-char", "--start=The", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize(
-    "script, arguments, message",
-    [
-        ("train.py", ["config/train_tale.py", "--learning_rat=1"], "no setting learning_rat; type --learning_rate=1"),
-        ("train.py", ["--init_from=gpt2", "--eval_only=True"], "init_from=gpt2 is not there yet"),
-        ("train.py", [], "dataset openwebtext is not prepared"),
-        ("sample.py", ["--out_dir=nowhere"], "out_dir=nowhere does not exist"),
-        ("recall.py", ["--out_dir=nowhere"], "out_dir=nowhere does not exist"),
-        ("plot.py", ["--out_dir=nowhere"], "cannot read nowhere/metrics.jsonl"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_status_1(run, script, arguments, message):
-    assert message in run(script, *arguments, status=1).stderr
+MISTAKES = [
+    (["train.py", "config/train_tale.py", "--learning_rat=1"], "no setting learning_rat; type --learning_rate=1"),
+    (["train.py", "--init_from=gpt2", "--eval_only=True"], "init_from=gpt2 is not there yet"),
+    (["train.py"], "dataset openwebtext is not prepared"),
+    (["sample.py", "--out_dir=nowhere"], "out_dir=nowhere does not exist"),
+    (["recall.py", "--out_dir=nowhere"], "out_dir=nowhere does not exist"),
+    (["plot.py", "--out_dir=nowhere"], "cannot read nowhere/metrics.jsonl"),
+]
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "recall.py", "plot.py", "data/book/prepare.py"])
-def test_help_lists_every_setting_with_its_reason(run, script):
-    lines = [line for line in run(script, "--help").stdout.splitlines() if line.startswith("  --")]
-    assert lines and all("; " in line for line in lines)
+def test_a_mistake_is_one_line_and_exit_status_1(run):
+    with ThreadPoolExecutor(2) as pool:  # each spends its time on importing torch
+        finished = pool.map(lambda mistake: run(*mistake[0], status=1), MISTAKES)
+    for (words, message), process in zip(MISTAKES, finished, strict=True):
+        assert message in process.stderr and process.stdout == "", words
+
+
+def test_help_lists_every_setting_with_its_reason(run):
+    scripts = ["train.py", "sample.py", "recall.py", "plot.py", "data/book/prepare.py"]
+    with ThreadPoolExecutor(2) as pool:
+        printed = list(pool.map(lambda script: run(script, "--help").stdout, scripts))
+    for text in printed:
+        lines = [line for line in text.splitlines() if line.startswith("  --")]
+        assert lines and all("; " in line for line in lines), text
