@@ -287,6 +287,9 @@ def train(cfg: Settings) -> None:
         decay_lr=cfg.decay_lr,
     )
 
+    if on.is_main and not cfg.eval_only:
+        checkpoint.make_out_dir(out_dir, resumed=cfg.init_from == "resume")
+
     # say what is about to happen
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     if on.is_main:
@@ -312,8 +315,6 @@ def train(cfg: Settings) -> None:
     if on.world_size > 1:
         step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
 
-    if on.is_main:
-        checkpoint.make_out_dir(out_dir, resumed=cfg.init_from == "resume")
     with open_metrics(cfg, out_dir, state["metrics_bytes"]) if on.is_main else contextlib.nullcontext() as log:
 
         def save(name: str) -> None:
