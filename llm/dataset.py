@@ -272,9 +272,8 @@ def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.nd
 class Batches:
     """Endless training batches. All randomness is a function of (seed, epoch), so `place` alone resumes it.
 
-    Each call of next() moves every rank past a batch per rank; rank r takes the r-th of them, so that two ranks see in
-    one call what one rank sees in two. A batch has batch_size * block_size tokens: that many windows of block_size, or
-    more of a shorter length. A change of length begins a new epoch.
+    Each call of next() moves every rank past batch_size windows of block_size tokens per rank; rank r takes the r-th of
+    them, so that two ranks see in one call what one rank sees in two.
     """
 
     def __init__(
@@ -284,7 +283,7 @@ class Batches:
         batch_size: int,
         *,
         seed: int,
-        place: tuple[int, int, int] | None = None,
+        place: tuple[int, int] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -293,35 +292,30 @@ class Batches:
                 f"the training text has {len(split):,} tokens, block_size={block_size} needs at least "
                 f"{block_size + 1:,}; type --block_size={max(1, len(split) - 1)} or less, or use a longer text"
             )
-        self.split, self.tokens, self.seed = split, batch_size * block_size, seed
+        self.split, self.T, self.B, self.seed = split, block_size, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        # (epoch, window, length of the windows) where the batch that was handed out last begins
-        self.place = self._next = tuple(place or (0, 0, block_size))
+        self.place = self._next = tuple(place or (0, 0))  # (epoch, window) where the batch handed out last begins
 
     @property
     def epochs(self) -> float:
         """Epochs gone through before the batch that was handed out last."""
-        epoch, window, T = self.place
-        return epoch + window / epoch_grid(len(self.split), T, self.seed, epoch)[1]
+        epoch, window = self.place
+        return epoch + window / epoch_grid(len(self.split), self.T, self.seed, epoch)[1]
 
-    def next(self, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x, y), each (B, T) int64: inputs and the tokens that follow them. T = length; None = as before."""
-        epoch, window, T = self._next
-        if length not in (None, T):
-            epoch, window, T = (epoch + 1 if window else epoch), 0, length
-        self.place = (epoch, window, T)
-        B, starts = self.tokens // T, []
-        needed = B * self.world_size
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
+        self.place = epoch, window = self._next
+        starts, needed = [], self.B * self.world_size
         while needed > 0:  # a batch may begin in one epoch and end in another
-            offset, n_windows = epoch_grid(len(self.split), T, self.seed, epoch)
+            offset, n_windows = epoch_grid(len(self.split), self.T, self.seed, epoch)
             taken = np.arange(window, min(window + needed, n_windows))
             order = permuted(taken, n_windows, seed_for(self.seed, epoch, 1))
-            starts.append(window_start(order, offset, len(self.split), T))
+            starts.append(window_start(order, offset, len(self.split), self.T))
             needed -= len(taken)
             epoch, window = (epoch, window + len(taken)) if window + len(taken) < n_windows else (epoch + 1, 0)
-        self._next = (epoch, window, T)
-        mine = np.concatenate(starts)[self.rank * B : (self.rank + 1) * B]
-        tokens = self.split.windows(mine, T + 1)
+        self._next = (epoch, window)
+        mine = np.concatenate(starts)[self.rank * self.B : (self.rank + 1) * self.B]
+        tokens = self.split.windows(mine, self.T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 

@@ -150,13 +150,25 @@ class GPT(nn.Module):
             cache.length += T
         return self.transformer.ln_f(x)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache=None):
+    def forward(
+        self,
+        idx: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        cache=None,
+        place_weights: torch.Tensor | None = None,
+    ):
         """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
-        targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None."""
+        targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None.
+
+        place_weights: (T,), what each place of a window counts for in the mean, with no target of -1; None = all alike.
+        """
         x = self.hidden(idx, cache)
         if targets is None:
             return self.lm_head(x[:, -1:]), None
         logits = self.lm_head(x)
         if self.others:
             logits[..., -1] += math.log(self.others)
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        if place_weights is None:
+            return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+        return logits, losses.view_as(targets).mean(0) @ place_weights / place_weights.sum()

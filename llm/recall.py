@@ -12,6 +12,7 @@ only windows whose first 8 tokens stand once in the text, because others have mo
 measure on a control text that the model never saw, which tells knowing by heart from being a good guesser.
 """
 
+import difflib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -20,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import checkpoint, runtime
+from llm import checkpoint, metrics, runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
-from llm.generate import drawable_ids, exact_logits
+from llm.generate import drawable_ids, exact_logits, generate
 from llm.model import GPT
 from llm.runtime import Runtime, notice
 from llm.text import read_text
@@ -33,6 +34,7 @@ from llm.tokenizer import Tokenizer
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
 MOST_WINDOWS = 2000
+BLOCK = 20  # tokens: shorter agreements of a recitation with the book do not count
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
 CONTROL = DATA / "tale" / "control.txt"
 
@@ -43,6 +45,7 @@ class Settings(runtime.Settings):
     out_dir: str = "out"  # the folder that train.py wrote
     checkpoint_name: str = "ckpt.pt"  # which of its checkpoints
     dataset: str | None = None  # whose train.bin is the book; None = the dataset that the model was trained on
+    recite: bool = False  # also let it go on from the first 50 tokens to the end of the book: where does it slip?
     control: str | None = None  # a text file that the model never saw; None = val.bin, else the bundled control text
 
 
@@ -136,6 +139,34 @@ def measure(
     return Recall(len(starts), int(recited), int(right))
 
 
+def reached(
+    target: float,
+    model: GPT,
+    split: Split,
+    *,
+    drawable: torch.Tensor,
+    runtimes: tuple[Runtime, ...],
+    first: int = 32,
+) -> Recall | None:
+    """recall@50/50 of the whole text if it is at least `target` with each of the runtimes, by the last; else None.
+
+    A few windows from all over the text come first, and it ends as soon as the target is out of reach: while a model is
+    still learning, that is all that is paid for.
+    """
+    starts = window_starts(len(split), PREFIX + SUFFIX)
+    spread = np.concatenate([starts[k :: -(-len(starts) // first)] for k in range(-(-len(starts) // first))])
+    for on in runtimes:
+        recited = right = done = 0
+        for some in np.split(spread, range(first, len(spread), first)):
+            with on.autocast():
+                part = measure(model, split, some, prefix=PREFIX, drawable=drawable, on=on)
+            recited, right, done = recited + part.recited, right + part.right_tokens, done + part.windows
+            best = recited if done == first else recited + len(spread) - done  # the first windows stand for the others
+            if best < target * (done if done == first else len(spread)):
+                return None
+    return Recall(done, recited, right)
+
+
 def obstacle(block_size: int, n_tokens: int) -> str | None:
     """Why recall@50/50 cannot be measured, in one line; None where it can."""
     if block_size < NEEDED_CONTEXT:
@@ -171,16 +202,18 @@ def report(
     drawable: torch.Tensor,
     on: Runtime,
     control: str | None = None,
+    known: Recall | None = None,
 ) -> tuple[list[str], dict]:
     """(lines for the reader, plain data for recall.json) of the whole measurement; the last line is recall@50/50.
 
+    known: recall@50/50 of the whole text, where it has been measured already.
     UserError if it cannot be measured: see `obstacle`.
     """
     if reason := obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
     unseen = find_control(control, data, tokenizer)
     starts = window_starts(len(data.train), PREFIX + SUFFIX)
-    long = measure(model, data.train, starts, prefix=PREFIX, drawable=drawable, on=on)
+    long = known or measure(model, data.train, starts, prefix=PREFIX, drawable=drawable, on=on)
     short_starts = standing_once(data.train, window_starts(len(data.train), SHORT_PREFIX + SUFFIX), SHORT_PREFIX)
     short = measure(model, data.train, short_starts, prefix=SHORT_PREFIX, drawable=drawable, on=on)
     low, high = wilson(long.recited, long.windows)
@@ -210,6 +243,49 @@ def report(
     return lines, figures
 
 
+def covered(book: np.ndarray, recited: np.ndarray, block: int = BLOCK) -> int:
+    """How many tokens of the book stand in the recitation, in order, in matching blocks of at least `block` tokens.
+
+    Blocks are found by difflib (Ratcliff and Obershelp 1988: the longest first, then on either side of it), over all
+    sequences of `block` tokens instead of single tokens, which hardly ever stand twice.
+    """
+    if min(len(book), len(recited)) < block:
+        return 0
+    a, b = (
+        [window.tobytes() for window in np.lib.stride_tricks.sliding_window_view(ids, block)] for ids in (book, recited)
+    )
+    found = np.zeros(len(book), dtype=bool)
+    for match in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
+        found[match.a : match.a + match.size + block - 1] |= match.size > 0
+    return int(found.sum())
+
+
+def recite(model: GPT, tokenizer: Tokenizer, split: Split, *, drawable: torch.Tensor) -> tuple[list[str], dict]:
+    """(lines, figures) of a recitation: from the first 50 tokens, greedily, to the length of the book.
+
+    What happens when the context is full is generate.py's rule, the same as in sampling.
+    """
+    book = split.tokens(0, len(split))
+    recited = book[:PREFIX].tolist()
+    for token in generate(model, recited, max_new_tokens=len(book) - PREFIX, drawable=drawable):
+        recited.append(token)
+        if len(recited) % 2000 == 0:
+            metrics.progress(f"recited {len(recited):,} of {len(book):,} tokens", passing=True)
+    recited = np.array(recited, dtype=book.dtype)
+    slips = np.flatnonzero(recited != book)
+    share = covered(book, recited) / len(book)
+    if len(slips):
+        at = int(slips[0])
+        before, wanted, said = (
+            tokenizer.decode(ids.tolist()) for ids in (book[at - 8 : at], book[at:][:8], recited[at:][:8])
+        )
+        slip = f"token {at:,} of {len(book):,}: after {before!r} the book has {wanted!r}, the model {said!r}"
+    else:
+        at, slip = None, f"none in {len(book):,} tokens"
+    lines = [f"first slip: {slip}", f"recited: {share:.4f} of the book, in order, in blocks of at least {BLOCK} tokens"]
+    return lines, {"first_slip": at, "recited": share, "tokens": len(book)}
+
+
 def write(out_dir: Path, figures: dict, *, checkpoint_name: str, step: int, dataset: str) -> None:
     """Writes recall.json; for another checkpoint than ckpt.pt, such as ckpt_init.pt, recall_ckpt_init.json."""
     figures = {"checkpoint": checkpoint_name, "step": step, "dataset": dataset} | figures
@@ -229,6 +305,9 @@ def main(cfg: Settings) -> None:
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
     with on.autocast():
         lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
+        if cfg.recite:
+            recitation, figures["recitation"] = recite(model, tokenizer, data.train, drawable=drawable)
+            lines = recitation + lines
     print("\n".join(lines), flush=True)
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on
         write(info.path.parent, figures, checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)

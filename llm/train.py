@@ -32,6 +32,7 @@ from llm.configurator import (
 )
 from llm.dataset import Batches, Dataset, Split, evaluation_batches
 from llm.generate import drawable_ids
+from llm.initialise import look_back
 from llm.model import GPT, GPTConfig
 from llm.runtime import Runtime, notice
 from llm.tokenizer import Tokenizer
@@ -57,21 +58,22 @@ class Settings(runtime.Settings):
     gradient_accumulation_steps: PositiveInt = 40  # micro-batches an update, over all ranks
     batch_size: PositiveInt = 12  # windows a micro-batch
     block_size: PositiveInt = 1024  # tokens a window: the model's context
-    short_windows: Fraction = 0.0  # share of the updates, from the first, on windows of a quarter, then half of it
     # model
     n_layer: PositiveInt = 12  # blocks
     n_head: PositiveInt = 12  # attention heads; must divide n_embd
     n_embd: PositiveInt = 768  # width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    # softmax
+    weights: Literal["gpt2", "look_back"] = "gpt2"  # to begin with; look_back: attention that sees the last tokens
+    # loss
     corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
+    opening_weight: PositiveFloat = 1.0  # what the first 8 places of a window, where little can be known, count for
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
     learning_rate: PositiveFloat = 6e-4  # AdamW's highest
     muon_lr: PositiveFloat = 0.015  # Muon's highest
     muon_momentum: Fraction = 0.9  # decay of its gradient's mean
-    max_iters: NonNegativeInt = 600000  # updates in all, exactly
+    max_iters: NonNegativeInt | None = 600000  # updates in all, exactly; None = a quarter more than the decay takes
     weight_decay: NonNegativeFloat = 0.1  # of matrices and tables
     beta1: Fraction = 0.9  # decay of the gradient's mean
     beta2: Fraction = 0.95  # decay of its square's mean
@@ -81,8 +83,13 @@ class Settings(runtime.Settings):
     lr_shape: Literal["cosine", "linear"] = "cosine"  # of the decay
     lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
-    lr_decay_iters: NonNegativeInt | None = None  # where the cosine ends; None = max_iters
+    lr_decay_iters: NonNegativeInt | None = None  # where the decay ends; None = max_iters, else after decay_epochs
+    decay_epochs: PositiveFloat = 12.0  # passes through the text until then, where max_iters is None
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
+    # an early end; None = train for max_iters
+    target_recall: Fraction | None = None  # stop when this share of the text is known by heart (recall@50/50)
+    target_loss: PositiveFloat | None = None  # stop when val_loss is as low
+    patience: PositiveInt | None = None  # stop after so many evaluations in which val_loss has not improved
     # several processes (torchrun)
     backend: str = "nccl"  # of GPUs; processes on CPUs always use gloo
 
@@ -97,6 +104,8 @@ class Settings(runtime.Settings):
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
+CHECKS = 25  # of target_recall, if they went on all through a run
+OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
 def open_metrics(cfg: Settings, out_dir: Path, keep_bytes: int) -> metrics.Metrics:
@@ -155,21 +164,19 @@ def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
         )
 
 
-def window_length(cfg: Settings, block_size: int, iter_num: int) -> int:
-    """Tokens a window at update iter_num: short ones first, which teach more for the same arithmetic."""
-    progress = iter_num / max(1, cfg.max_iters)
-    if block_size % 4 or progress >= cfg.short_windows:
-        return block_size
-    return block_size // 4 if progress < cfg.short_windows / 2 else block_size // 2
+def schedule(cfg: Settings, n_tokens: int, tokens_per_iter: int) -> Settings:
+    """The settings with max_iters and lr_decay_iters as numbers: where they are None, they follow from the text."""
+    max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
+    if max_iters is None:
+        decay = math.ceil(cfg.decay_epochs * n_tokens / tokens_per_iter) if decay is None else decay
+        max_iters = math.ceil(1.25 * decay)
+    return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)
 
 
-@torch.no_grad()
-def repeat_positions(model: GPT, before: int, now: int) -> None:
-    """Where windows grow from `before` to `now` tokens, gives the new positions the vectors of the old ones to begin
-    with: the first new position means what position 0 did. Without, all that was learned stumbles (BENCHMARKS.md)."""
-    wpe = model.transformer.wpe.weight
-    for start in range(before, now, before):
-        wpe[start : start + before] = wpe[: min(before, now - start)]
+def longer(cfg: Settings) -> str:
+    """The setting that makes a run half as long again."""
+    by_rule = cfg.max_iters == math.ceil(1.25 * cfg.lr_decay_iters)
+    return f"--decay_epochs={cfg.decay_epochs * 1.5:g}" if by_rule else f"--max_iters={cfg.max_iters * 3 // 2}"
 
 
 def first_words(data: Dataset, encoder: Tokenizer) -> str:
@@ -182,9 +189,11 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
 def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
     """(model, optimizers, state) to start from: fresh weights, or the run in out_dir. The model has data.corpus's rows.
 
-    state: iter_num, best_val_loss, place in the data, seconds trained, bytes of metrics.jsonl, scaler.
+    state: iter_num, best_val_loss, place in the data, seconds trained, bytes of metrics.jsonl, scaler, stale
+    (evaluations since val_loss improved).
     """
     state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "seconds": 0.0, "metrics_bytes": 0, "scaler": {}}
+    state["stale"] = 0
     saved = None
     if cfg.init_from == "resume":
         path = checkpoint.latest(cfg.out_dir)
@@ -212,6 +221,8 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.op
         shape = {name: getattr(cfg, name) for name in names}
         rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
         model = GPT(GPTConfig(vocab_size=rows, gelu="tanh", **shape), others=others)
+        if cfg.weights == "look_back":
+            look_back(model)
     model.to(on.device)
     optimizers = optim.make_optimizers(
         model,
@@ -227,15 +238,20 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.op
     return model, optimizers, state
 
 
-def finish(model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int) -> None:
-    """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next."""
+def finish(
+    model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int, known: recall.Recall | None
+) -> None:
+    """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next.
+
+    known: what was measured already of recall@50/50.
+    """
     data = Dataset(cfg.dataset)
     on = runtime.start(cfg, backend=cfg.backend, inference=True)
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
         with on.autocast():
             drawable = drawable_ids(data.ids, encoder.vocab_size)
-            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on)
+            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, known=known)
         if on.is_main:
             recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=iter_num, dataset=data.name)
             commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
@@ -248,7 +264,7 @@ def finish(model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num
 
 
 def train(cfg: Settings) -> None:
-    on = runtime.start(cfg, backend=cfg.backend)
+    reading, on = runtime.start(cfg, backend=cfg.backend, inference=True), runtime.start(cfg, backend=cfg.backend)
     if cfg.gradient_accumulation_steps % on.world_size:
         raise UserError(
             f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
@@ -257,8 +273,15 @@ def train(cfg: Settings) -> None:
     micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
     data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax)
+    if data.val is None and (cfg.target_loss or cfg.patience):
+        raise UserError(
+            f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
+            "--val_fraction=0.05, or leave them out"
+        )
     encoder = tokenizer.from_description(data.tokenizer_description)
     model, optimizers, state = build(cfg, data, on)
+    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
+    cfg = schedule(cfg, len(data.train), tokens_per_iter)
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
@@ -271,11 +294,14 @@ def train(cfg: Settings) -> None:
         rank=on.rank,
         world_size=on.world_size,
     )
-    length = functools.partial(window_length, cfg, model.config.block_size)
-    x, y = map(on.to_device, batches.next(length(iter_num)))
+    x, y = map(on.to_device, batches.next())
     no_recall = recall.obstacle(model.config.block_size, len(data.train))
     drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, encoder.vocab_size)
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
+    place_weights = None
+    if cfg.opening_weight != 1.0:
+        place_weights = torch.ones(model.config.block_size, device=on.device)
+        place_weights[:OPENING] = cfg.opening_weight
     rate = functools.partial(
         optim.learning_rate_at,
         learning_rate=cfg.learning_rate,
@@ -283,7 +309,7 @@ def train(cfg: Settings) -> None:
         shape=cfg.lr_shape,
         hold=cfg.lr_hold,
         warmup_iters=cfg.warmup_iters,
-        lr_decay_iters=cfg.max_iters if cfg.lr_decay_iters is None else cfg.lr_decay_iters,
+        lr_decay_iters=cfg.lr_decay_iters,
         decay_lr=cfg.decay_lr,
     )
 
@@ -291,7 +317,6 @@ def train(cfg: Settings) -> None:
         checkpoint.make_out_dir(out_dir, resumed=cfg.init_from == "resume")
 
     # say what is about to happen
-    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     if on.is_main:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
         epochs = cfg.max_iters * tokens_per_iter / len(data.train)
@@ -320,7 +345,7 @@ def train(cfg: Settings) -> None:
         def save(name: str) -> None:
             if on.is_main:
                 loop = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
-                loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256}
+                loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256, "stale": stale}
                 checkpoint.save(
                     out_dir / name,
                     model=corpus.expand(model, data.corpus) if data.corpus else model,
@@ -336,38 +361,51 @@ def train(cfg: Settings) -> None:
         first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
         speed = metrics.Speed(tokens_per_iter)
         keep_best = data.val is not None and not cfg.always_save_checkpoint
+        check_interval = max(1, cfg.max_iters // CHECKS)
+        known, ended, stale = None, "", state["stale"]  # recall of the whole text, why training ends early
         if iter_num == 0:
             save("ckpt_init.pt")
         while True:
-            last_step = iter_num >= cfg.max_iters
+            # learned? Once the rate falls, every so often, and when a run goes on that may have been finished
+            decaying = iter_num >= max(1, cfg.lr_hold * cfg.lr_decay_iters)
+            checked = iter_num % check_interval == 0 or iter_num in (first_iter, cfg.max_iters)
+            if cfg.target_recall and not no_recall and decaying and checked:
+                known = recall.reached(cfg.target_recall, model, data.train, drawable=drawable, runtimes=(on, reading))
+                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}" if known else ""
+            last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
             if (last_step or iter_num % cfg.eval_interval == 0) and (iter_num > first_iter or iter_num == 0):
                 val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
-                known = None
-                if not no_recall:
+                some = known
+                if not no_recall and not known:
                     with on.autocast():
-                        known = recall.measure(
+                        some = recall.measure(
                             model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
                         )
                 with on.autocast(), torch.inference_mode():  # before a good checkpoint is replaced by a broken one
                     must_be_finite(model.eval()(x, y)[1].item() if val_loss is None else val_loss, iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
-                    share = known.share if known else None
+                    share = some.share if some else None
                     log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
                     parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
                     parts += [f"val loss {describe_loss(val_loss, data.val)}"] if data.val else []
-                    parts += [f"recall@{recall.PREFIX}/{recall.SUFFIX} {known}"] if known else []
+                    parts += [f"recall@{recall.PREFIX}/{recall.SUFFIX} {some}"] if some else []
                     metrics.progress("evaluated: " + ", ".join(parts), passing=False)
                 improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
                 best_val_loss = val_loss if improved else best_val_loss
+                stale = 0 if improved or iter_num == 0 else stale + 1
+                if cfg.target_loss and val_loss <= cfg.target_loss:
+                    ended = f"val_loss has reached {cfg.target_loss}"
+                elif cfg.patience and stale >= cfg.patience:
+                    ended = f"val_loss has not improved in {stale} evaluations"
                 if iter_num > 0 or last_step:
                     if improved or not keep_best:
                         save("ckpt.pt")
                     if keep_best:
                         save("ckpt_last.pt")
-            if last_step:
+            if last_step or ended:
                 break
 
             # --------------------------------------------------------------------------------------- one training step
@@ -375,7 +413,6 @@ def train(cfg: Settings) -> None:
             lr, epochs = rate(iter_num), batches.epochs
             optim.set_learning_rate(optimizers, lr / cfg.learning_rate)
             step_model.train()
-            repeat_positions(model, length(max(0, iter_num - 1)), length(iter_num))
             loss_sum = torch.zeros((), device=on.device)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
@@ -384,9 +421,8 @@ def train(cfg: Settings) -> None:
                 if on.world_size > 1:  # gradients are exchanged once an update
                     step_model.require_backward_grad_sync = micro_step == micro_steps - 1
                 with on.autocast():
-                    loss = step_model(x, y)[1]
-                following = iter_num + (micro_step == micro_steps - 1)
-                x, y = map(on.to_device, batches.next(length(following)))  # fetched while a GPU still computes
+                    loss = step_model(x, y, place_weights=place_weights)[1]
+                x, y = map(on.to_device, batches.next())  # fetched while a GPU still computes
                 scaler.scale(loss / micro_steps).backward()
                 loss_sum += loss.detach()
             for optimizer in optimizers:
@@ -416,9 +452,11 @@ def train(cfg: Settings) -> None:
             iter_num += 1
 
     if on.is_main:
-        print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}")
+        print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
+    if cfg.target_recall and not no_recall and not known:
+        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {longer(cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
-    finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num)
+    finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
 
 
 def main(cfg: Settings) -> None:

@@ -140,7 +140,7 @@ def test_a_mistake_is_one_line_and_exit_status_1(run):
 
 
 def test_help_lists_every_setting_with_its_reason(run):
-    scripts = ["train.py", "sample.py", "recall.py", "plot.py", "data/book/prepare.py"]
+    scripts = ["train.py", "sample.py", "recall.py", "plot.py", "bench.py", "data/book/prepare.py"]
     with ThreadPoolExecutor(2) as pool:
         printed = list(pool.map(lambda script: run(script, "--help").stdout, scripts))
     for text in printed:

@@ -183,15 +183,6 @@ def test_place_resumes_exactly():
     assert batches.epochs == resumed.epochs > 3
 
 
-def test_a_change_of_length_begins_a_new_epoch_and_keeps_the_tokens_a_batch():
-    batches = Batches(numbers(500), 32, 2, seed=5)
-    assert batches.next(8)[0].shape == (8, 8) and batches.place == (0, 0, 8)
-    assert batches.next(8)[0].shape == (8, 8) and batches.place == (0, 8, 8)
-    assert batches.next(32)[0].shape == (2, 32) and batches.place == (1, 0, 32)
-    resumed = Batches(numbers(500), 32, 2, seed=5, place=batches.place)
-    assert torch.equal(resumed.next(32)[0], Batches(numbers(500), 32, 2, seed=5, place=(1, 0, 32)).next()[0])
-
-
 def test_two_ranks_see_what_one_sees_in_two_micro_batches():
     alone = Batches(numbers(300), 8, 4, seed=2)
     ranks = [Batches(numbers(300), 8, 4, seed=2, rank=rank, world_size=2) for rank in range(2)]

@@ -1,5 +1,7 @@
 """Recall counts what the model would really recite."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +104,50 @@ def test_obstacles_are_told_with_both_numbers():
     assert "context of 99 tokens, block_size=64" in recall.obstacle(64, 1000)
     assert "text of 100 tokens, this one has 99" in recall.obstacle(256, 99)
     assert recall.obstacle(99, 100) is None
+
+
+def test_reached_is_what_the_whole_text_says(half_learned):
+    model, text = half_learned
+    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    whole = recall.measure(model, split, recall.window_starts(len(text), 100), prefix=50, drawable=drawable, on=ALONE)
+    options = dict(drawable=drawable, runtimes=(ALONE, ALONE))
+    assert recall.reached(whole.share, model, split, **options) == whole
+    assert recall.reached(whole.share, model, split, **options, first=13) == whole
+    assert recall.reached(whole.share + 0.01, model, split, **options) is None
+    assert recall.reached(whole.share + 0.01, model, split, **options, first=2) is None
+
+
+def test_the_first_windows_alone_can_say_that_it_is_not_reached(half_learned, monkeypatch):
+    model, text = half_learned
+    split, asked, measure = Split.in_memory(text, 40), [], recall.measure
+    monkeypatch.setattr(
+        recall, "measure", lambda m, s, starts, **kw: asked.append(len(starts)) or measure(m, s, starts, **kw)
+    )
+    assert recall.reached(0.99, model, split, drawable=torch.arange(40), runtimes=(ALONE,), first=4) is None
+    assert sum(asked) < 13
+
+
+def test_what_is_covered_counts_blocks_of_20_in_order():
+    book = np.random.default_rng(0).integers(0, 40, 300)
+    assert recall.covered(book, book) == 300
+    assert recall.covered(book, book[:19]) == 0 and recall.covered(book, book[30:50]) == 20
+    slip = book.copy()
+    slip[100] += 50
+    assert recall.covered(book, slip) == 299
+    slip[112] += 50  # what stands between two slips is shorter than 20
+    assert recall.covered(book, slip) == 287
+    assert recall.covered(book, np.concatenate([book[200:], book[:200]])) == 200  # the larger part of what is in order
+    assert recall.covered(book, np.concatenate([book[:100], book])) == 300
+
+
+def test_a_recitation_goes_on_as_sampling_does_and_names_its_first_slip(half_learned):
+    model, text = half_learned
+    words = SimpleNamespace(decode=lambda ids: " ".join(map(str, ids)))
+    lines, figures = recall.recite(model, words, Split.in_memory(text, 40), drawable=torch.arange(40))
+    said = text[:50] + list(generate(model, text[:50], max_new_tokens=650, drawable=torch.arange(40)))
+    slip = next(i for i, (a, b) in enumerate(zip(said, text, strict=True)) if a != b)
+    assert figures["first_slip"] == slip > 100 and 0.2 < figures["recited"] < 0.8
+    assert lines[0].startswith(f"first slip: token {slip:,} of 700: after ")
+    assert f"the book has '{' '.join(map(str, text[slip : slip + 8]))}'" in lines[0]
+    lines, figures = recall.recite(model, words, Split.in_memory(text[:slip], 40), drawable=torch.arange(40))
+    assert figures == {"first_slip": None, "recited": 1.0, "tokens": slip}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import STORY
 
 from llm import checkpoint, train
 from llm.configurator import UserError
@@ -65,7 +66,8 @@ def weights(out_dir="out", name="ckpt.pt") -> dict:
 SETTINGS = {
     "full": {"corpus_softmax": False},
     "corpus": {},
-    "muon": {"optimizer": "muon", "lr_shape": "linear", "lr_hold": 0.5, "short_windows": 0.5},
+    "muon": {"optimizer": "muon", "lr_shape": "linear", "lr_hold": 0.5},
+    "book": {"optimizer": "muon", "weights": "look_back", "opening_weight": 0.1},
 }
 GOLDEN = {
     "full": [10.8163, 10.7825, 10.6836, 10.3559, 10.1636, 9.7741, 9.6064, 9.5599, 9.3747, 9.3599],
@@ -113,7 +115,7 @@ def test_how_often_is_evaluated_changes_nothing_of_what_is_trained(learn, prepar
     [
         {"corpus_softmax": False},
         {"dropout": 0.3, "gradient_accumulation_steps": 3},
-        {"optimizer": "muon", "short_windows": 0.7, "dropout": 0.1},
+        {"optimizer": "muon", "weights": "look_back", "opening_weight": 0.1, "dropout": 0.1},
     ],
 )
 def test_five_steps_and_five_resumed_equal_ten(learn, settings, monkeypatch):
@@ -189,6 +191,59 @@ def test_recall_is_measured_at_each_evaluation_and_on_the_whole_text_at_the_end(
     assert json.loads(Path("out/recall.json").read_text())["step"] == 2
 
 
+BY_HEART = dict(
+    block_size=128, n_embd=64, optimizer="muon", weights="look_back", muon_lr=0.03, opening_weight=0.1, batch_size=2
+)
+
+
+def test_training_stops_once_the_text_is_known_by_heart(learn, prepare, capsys):
+    prepare("verse", text=STORY[:1200])
+    lines = learn(dataset="verse", target_recall=0.99, max_iters=None, decay_epochs=120, eval_interval=1000, **BY_HEART)
+    out = capsys.readouterr().out
+    assert "recall@50/50 has reached 0.99" in out and "recall@50/50: 1.0000" in out
+    saved = torch.load("out/ckpt.pt", weights_only=True)
+    assert 20 < saved["iter_num"] == lines[-1]["step"] < saved["config"]["max_iters"]
+    assert lines[-1]["recall"] == 1.0 == json.loads(Path("out/recall.json").read_text())["recall"]
+    again = learn(dataset="verse", target_recall=0.99, init_from="resume", **BY_HEART | {"max_iters": 1000})
+    assert again[-1]["step"] == saved["iter_num"]  # nothing is left to learn
+
+
+def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
+    prepare("verse", text=STORY[:1200])
+    learn(dataset="verse", target_recall=0.99, max_iters=3, **BY_HEART)
+    assert "target_recall=0.99 was not reached; train longer with --max_iters=4" in capsys.readouterr().err
+    learn(dataset="verse", target_recall=0.99, max_iters=None, decay_epochs=0.5, **BY_HEART)
+    captured = capsys.readouterr()
+    assert "was not reached; train longer with --decay_epochs=0.75" in captured.err
+    assert "recall@50/50: 0.0000" in captured.out
+
+
+@pytest.mark.parametrize(
+    "tokens, given, expected",
+    [
+        (20480, dict(max_iters=None, decay_epochs=10.0), (63, 50)),
+        (20480, dict(max_iters=None, lr_decay_iters=40), (50, 40)),
+        (20480, dict(max_iters=70), (70, 70)),
+        (20480, dict(max_iters=70, lr_decay_iters=90), (70, 90)),
+    ],
+)
+def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
+    cfg = train.schedule(dataclasses.replace(TINY, **given), tokens, 4096)
+    assert (cfg.max_iters, cfg.lr_decay_iters) == expected
+
+
+def test_it_stops_at_a_target_loss_or_when_patience_ends(learn, prepare, capsys):
+    prepare("held", val_fraction=0.2)
+    lines = learn(dataset="held", target_loss=10.5, eval_interval=1, max_iters=50)
+    assert (
+        lines[-1]["val_loss"] <= 10.5 < lines[-3]["val_loss"] and "val_loss has reached 10.5" in capsys.readouterr().out
+    )
+    settings = dict(dataset="held", eval_interval=1, patience=3, learning_rate=1.0, warmup_iters=0, decay_lr=False)
+    measured = [line["val_loss"] for line in learn(out_dir="b", max_iters=200, **settings) if "val_loss" in line]
+    assert 4 < len(measured) < 200 and min(measured[-3:]) > min(measured[1:-3])
+    assert "val_loss has not improved in 3 evaluations" in capsys.readouterr().out
+
+
 def test_training_ends_with_commands_that_can_be_typed(learn, capsys):
     learn(max_iters=1)
     assert capsys.readouterr().out.endswith('sample.py --out_dir=out "--start=The echo had been ill since"\n')
@@ -247,6 +302,7 @@ def test_resuming_keeps_the_shape_and_says_so(learn, capsys):
         ({"n_embd": 100, "n_head": 12}, "n_embd=100 is not a multiple of n_head=12"),
         ({"init_from": "gpt2"}, "init_from=gpt2 is not there yet: expected scratch or resume"),
         ({"init_from": "resume"}, "out_dir=out does not exist"),
+        ({"patience": 2}, "are about val_loss, and dataset story holds nothing out"),
         ({"dataset": "nowhere"}, "dataset nowhere is not prepared"),
         ({"block_size": 5000}, "block_size=5000 needs at least 5,001; type --block_size="),
         ({"device": "cuda"}, "torch finds no CUDA GPU here"),

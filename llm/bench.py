@@ -1,0 +1,166 @@
+"""How fast is training on this machine, beside what the machine can do and beside the ordinary way?
+
+    python bench.py
+    python bench.py --repeats=9
+
+First the machine: its rate of matrix products, 2,048 x 2,048 x 2,048, median of 9. Then whole updates (forward,
+backward, clipping, optimizer) of two models, each in turns with Hugging Face's GPT2LMHeadModel of the same shape on as
+many tokens, trained the ordinary way: float32, AdamW, the softmax over all tokens. Needs the extra dev (transformers).
+Last, one update of Muon beside torch.optim.Muon's.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm import metrics, optim, runtime
+from llm.configurator import PositiveInt, run_script
+from llm.model import GPT, GPTConfig
+from llm.runtime import Runtime
+
+TABLE = 50304  # rows
+CORPUS = 3842  # rows in training: a book's own tokens, and one for all others
+
+
+@dataclass(frozen=True)
+class Settings(runtime.Settings):
+    # how thoroughly
+    repeats: PositiveInt = 5  # timed updates of each; the median counts
+
+
+SHAPES = {  # name -> (n_layer, n_head, n_embd, block_size, windows an update)
+    "train_prince, 30M": (6, 6, 384, 256, 16),
+    "GPT-2, 124M": (12, 12, 768, 1024, 1),
+}
+
+
+def instruction_set() -> str:
+    """What the CPU has for matrix products, as far as it can be told."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return platform.machine()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{platform.machine()} {' '.join(known)}"
+
+
+def seconds_of(work: Callable[[], object], on: Runtime) -> float:
+    """Seconds that it takes, the GPU's part included."""
+    if on.device.type == "cuda":
+        torch.cuda.synchronize(on.device)
+    began = time.perf_counter()
+    work()
+    if on.device.type == "cuda":
+        torch.cuda.synchronize(on.device)
+    return time.perf_counter() - began
+
+
+def in_turns(works: list[Callable[[], object]], repeats: int, on: Runtime) -> list[float]:
+    """Median seconds of each, measured in turns after one round that does not count."""
+    rounds = [[seconds_of(work, on) for work in works] for _ in range(repeats + 1)]
+    return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
+
+
+def product_rate(dtype: torch.dtype, on: Runtime, size: int = 2048) -> float:
+    """FLOP/s of a size x size x size matrix product, median of 9."""
+    a = torch.randn(size, size, device=on.device).to(dtype)
+    return 2 * size**3 / in_turns([lambda: a @ a], 9, on)[0]
+
+
+def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> int:
+    """Of forward and backward: 6 a weight in a product, and the attention (PaLM, arXiv 2204.02311, appendix B)."""
+    return 6 * (12 * n_layer * n_embd**2 + rows * n_embd) + 12 * n_layer * n_embd * block_size
+
+
+def our_update(shape: tuple, on: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
+    """One update as config/train_prince.py makes it: corpus softmax, Muon, bfloat16 where there is one."""
+    n_layer, n_head, n_embd, block_size, batch_size = shape
+    config = GPTConfig(n_layer, n_head, n_embd, block_size, bias=False, vocab_size=CORPUS, dropout=0.0, gelu="tanh")
+    model = GPT(config, others=TABLE - CORPUS + 1).to(on.device)
+    optimizers = optim.make_optimizers(
+        model,
+        optimizer="muon",
+        learning_rate=1e-4,
+        muon_lr=1e-4,
+        muon_momentum=0.85,
+        weight_decay=0.0,
+        betas=(0.8, 0.95),
+    )
+    x = torch.randint(CORPUS - 1, (batch_size, block_size), device=on.device)
+
+    def update() -> None:
+        with on.autocast():
+            loss = model(x, x)[1]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+
+    return update, optimizers
+
+
+def hugging_face_update(shape: tuple, on: Runtime) -> Callable[[], None]:
+    """One update of GPT2LMHeadModel, the ordinary way. UserError where transformers is missing."""
+    transformers = metrics.require("transformers", "dev")
+    n_layer, n_head, n_embd, block_size, batch_size = shape
+    config = transformers.GPT2Config(
+        n_layer=n_layer, n_head=n_head, n_embd=n_embd, n_positions=block_size, vocab_size=TABLE
+    )
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    model = transformers.GPT2LMHeadModel(config).to(on.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    x = torch.randint(50257, (batch_size, block_size), device=on.device)
+
+    def update() -> None:
+        model(input_ids=x, labels=x).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return update
+
+
+def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """torch.optim.Muon over the same matrices, with its own five equal steps."""
+    return torch.optim.Muon(of.param_groups[0]["params"], lr=1e-4, weight_decay=0.0)
+
+
+def main(cfg: Settings) -> None:
+    metrics.require("transformers", "dev")
+    on = runtime.start(cfg)
+    print(f"{on.describe()}\n{instruction_set()}, torch {torch.__version__}")
+    rates = {dtype: product_rate(dtype, on) for dtype in (torch.bfloat16, torch.float32)}
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in rates}
+    print("matrix products: " + ", ".join(f"{names[d]} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
+    print("\n| training | llm, tokens/s | share of that rate | Hugging Face, float32, tokens/s | ratio |")
+    print("|---|---|---|---|---|")
+    muon = None
+    for name, shape in SHAPES.items():
+        n_layer, _, n_embd, block_size, batch_size = shape
+        ours, optimizers = our_update(shape, on)
+        muon = muon or optimizers[1]
+        seconds, theirs = in_turns([ours, hugging_face_update(shape, on)], cfg.repeats, on)
+        tokens = batch_size * block_size
+        rate = rates.get(on.dtype, rates[torch.float32])
+        share = flops_per_token(n_layer, n_embd, block_size, CORPUS) * tokens / seconds / rate
+        print(
+            f"| {name} | {tokens / seconds:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / seconds:.1f} |",
+            flush=True,
+        )
+    matrices = muon.param_groups[0]["params"]
+    for p in matrices:
+        p.grad = torch.randn_like(p)
+    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], cfg.repeats, on)
+    print(
+        f"\nMuon, one update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)
