@@ -62,6 +62,7 @@ PositiveInt = Annotated[int, Bound(">= 1", lambda number: number >= 1)]
 NonNegativeInt = Annotated[int, Bound(">= 0", lambda number: number >= 0)]
 PositiveFloat = Annotated[float, Bound("> 0", lambda number: number > 0)]
 NonNegativeFloat = Annotated[float, Bound(">= 0", lambda number: number >= 0)]
+Share = Annotated[float, Bound("> 0 and <= 1", lambda number: 0 < number <= 1)]
 Fraction = Annotated[float, Bound(">= 0 and < 1", lambda number: 0 <= number < 1)]
 
 

@@ -1,4 +1,4 @@
-"""Weights that look back from the first update on: what makes a book learned in minutes instead of half an hour.
+"""Weights that look back from the first update on: what makes a book learned in two minutes instead of six.
 
 What follows in a text is decided by the few tokens before. A GPT that begins as noise spends most of its time finding
 out how to attend to them: its attention begins by averaging over everything. Here it begins with that skill, for any
@@ -36,8 +36,8 @@ def look_back(model: GPT) -> None:
     """Sets what the model begins with, in place; draws from torch's global generator.
 
     The position p is the vector of cos(w_i p), sin(w_i p) for n = hs // 2 random frequencies w_i in (0, pi), in a
-    random plane of hs dimensions. A key keeps those coordinates, a query turns them by the angles w_i d, so that their
-    product, the sum of cos(w_i (i - j - d)), is n at distance d and around 0 elsewhere.
+    random plane of hs dimensions. A key keeps those coordinates, a query turns them back by the angles w_i d, so that
+    their product, the sum of cos(w_i (p - q - d)) for the places p and q, is n at distance d and around 0 elsewhere.
     """
     c, transformer = model.config, model.transformer
     n = c.n_embd // c.n_head // 2

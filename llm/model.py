@@ -171,4 +171,4 @@ class GPT(nn.Module):
         if place_weights is None:
             return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return logits, losses.view_as(targets).mean(0) @ place_weights / place_weights.sum()
+        return logits, (losses.view_as(targets).mean(0) * place_weights).sum() / place_weights.sum()

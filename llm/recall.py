@@ -150,8 +150,8 @@ def reached(
 ) -> Recall | None:
     """recall@50/50 of the whole text if it is at least `target` with each of the runtimes, by the last; else None.
 
-    A few windows from all over the text come first, and it ends as soon as the target is out of reach: while a model is
-    still learning, that is all that is paid for.
+    Windows from all over the text come first, and it ends as soon as the target is out of reach: while a model is still
+    learning, a few windows are all that is paid for.
     """
     starts = window_starts(len(split), PREFIX + SUFFIX)
     spread = np.concatenate([starts[k :: -(-len(starts) // first)] for k in range(-(-len(starts) // first))])
@@ -161,8 +161,7 @@ def reached(
             with on.autocast():
                 part = measure(model, split, some, prefix=PREFIX, drawable=drawable, on=on)
             recited, right, done = recited + part.recited, right + part.right_tokens, done + part.windows
-            best = recited if done == first else recited + len(spread) - done  # the first windows stand for the others
-            if best < target * (done if done == first else len(spread)):
+            if (recited + len(spread) - done) / len(spread) < target:  # even if it knew all the others
                 return None
     return Recall(done, recited, right)
 

@@ -156,6 +156,23 @@ def start(settings: Settings, *, backend: str = "nccl", inference: bool = False)
     return Runtime(device, dtype, compiled, rank, world_size)
 
 
+def compiled_or_eager(
+    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, place_weights: torch.Tensor | None, on: Runtime
+) -> torch.nn.Module:
+    """torch.compile's version of the model if a first step with it works, else the model, with one warning."""
+    try:
+        compiled = torch.compile(model)
+        with on.autocast():
+            compiled(x, y, place_weights=place_weights)[1].backward()
+        return compiled
+    except Exception as e:  # the compiler's errors have no common base: whatever it is, eager works
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
+        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False leaves it out")
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
 def stop() -> None:
     """Leave the other ranks, where there are any."""
     if dist.is_initialized():

@@ -26,6 +26,7 @@ from llm.configurator import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Share,
     UserError,
     command,
     run_script,
@@ -87,7 +88,7 @@ class Settings(runtime.Settings):
     decay_epochs: PositiveFloat = 12.0  # passes through the text until then, where max_iters is None
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
     # an early end; None = train for max_iters
-    target_recall: Fraction | None = None  # stop when this share of the text is known by heart (recall@50/50)
+    target_recall: Share | None = None  # stop when this share of the text is known by heart (recall@50/50)
     target_loss: PositiveFloat | None = None  # stop when val_loss is as low
     patience: PositiveInt | None = None  # stop after so many evaluations in which val_loss has not improved
     # several processes (torchrun)
@@ -104,7 +105,7 @@ class Settings(runtime.Settings):
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
-CHECKS = 25  # of target_recall, if they went on all through a run
+CHECKS = 16  # of target_recall, if they went on all through a run
 OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
@@ -140,21 +141,6 @@ def describe_loss(loss: float, split: Split) -> str:
     return f"{loss:.4f}{bits}"
 
 
-def compiled_or_eager(model: GPT, x: torch.Tensor, y: torch.Tensor, on: Runtime) -> torch.nn.Module:
-    """torch.compile's version of the model if a first step with it works, else the model, with one warning."""
-    try:
-        compiled = torch.compile(model)
-        with on.autocast():
-            compiled(x, y)[1].backward()
-        return compiled
-    except Exception as e:  # the compiler's errors have no common base: whatever it is, eager works
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
-        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False leaves it out")
-        return model
-    finally:
-        model.zero_grad(set_to_none=True)
-
-
 def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
     """UserError if a loss is infinite or no number."""
     if not math.isfinite(loss):
@@ -175,8 +161,11 @@ def schedule(cfg: Settings, n_tokens: int, tokens_per_iter: int) -> Settings:
 
 def longer(cfg: Settings) -> str:
     """The setting that makes a run half as long again."""
-    by_rule = cfg.max_iters == math.ceil(1.25 * cfg.lr_decay_iters)
-    return f"--decay_epochs={cfg.decay_epochs * 1.5:g}" if by_rule else f"--max_iters={cfg.max_iters * 3 // 2}"
+    if cfg.max_iters is not None:
+        return f"--max_iters={max(1, math.ceil(cfg.max_iters * 1.5))}"
+    if cfg.lr_decay_iters is not None:
+        return f"--lr_decay_iters={max(1, math.ceil(cfg.lr_decay_iters * 1.5))}"
+    return f"--decay_epochs={cfg.decay_epochs * 1.5:g}"
 
 
 def first_words(data: Dataset, encoder: Tokenizer) -> str:
@@ -215,6 +204,10 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.op
         kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
         if kept:
             notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
+        if len(loop.get("place") or (0, 0)) != 2:
+            raise UserError(
+                f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it"
+            )
         state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])} | loop
     else:
         names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
@@ -281,7 +274,7 @@ def train(cfg: Settings) -> None:
     encoder = tokenizer.from_description(data.tokenizer_description)
     model, optimizers, state = build(cfg, data, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
-    cfg = schedule(cfg, len(data.train), tokens_per_iter)
+    given, cfg = cfg, schedule(cfg, len(data.train), tokens_per_iter)
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
@@ -336,7 +329,7 @@ def train(cfg: Settings) -> None:
         return
 
     # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
-    step_model = compiled_or_eager(model, x, y, on) if on.compile else model
+    step_model = runtime.compiled_or_eager(model, x, y, place_weights, on) if on.compile else model
     if on.world_size > 1:
         step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
 
@@ -366,12 +359,18 @@ def train(cfg: Settings) -> None:
         if iter_num == 0:
             save("ckpt_init.pt")
         while True:
-            # learned? Once the rate falls, every so often, and when a run goes on that may have been finished
-            decaying = iter_num >= max(1, cfg.lr_hold * cfg.lr_decay_iters)
-            checked = iter_num % check_interval == 0 or iter_num in (first_iter, cfg.max_iters)
-            if cfg.target_recall and not no_recall and decaying and checked:
-                known = recall.reached(cfg.target_recall, model, data.train, drawable=drawable, runtimes=(on, reading))
+            # learned? Once the rate has fallen by half, every so often, and when a run goes on that may be finished
+            falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 2
+            falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
+            due = (
+                iter_num >= cfg.max_iters or (falling and iter_num % check_interval == 0) or iter_num == first_iter > 0
+            )
+            if cfg.target_recall and not no_recall and due:
+                runtimes = (reading,) if reading.dtype == on.dtype else (on, reading)
+                known = recall.reached(cfg.target_recall, model, data.train, drawable=drawable, runtimes=runtimes)
                 ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}" if known else ""
+            if cfg.patience and stale >= cfg.patience:  # a run that had ended is resumed
+                ended = f"val_loss has not improved in {stale} evaluations"
             last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
@@ -400,12 +399,13 @@ def train(cfg: Settings) -> None:
                     ended = f"val_loss has reached {cfg.target_loss}"
                 elif cfg.patience and stale >= cfg.patience:
                     ended = f"val_loss has not improved in {stale} evaluations"
+                last_step = last_step or bool(ended)
                 if iter_num > 0 or last_step:
                     if improved or not keep_best:
                         save("ckpt.pt")
                     if keep_best:
                         save("ckpt_last.pt")
-            if last_step or ended:
+            if last_step:
                 break
 
             # --------------------------------------------------------------------------------------- one training step
@@ -454,7 +454,7 @@ def train(cfg: Settings) -> None:
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
     if cfg.target_recall and not no_recall and not known:
-        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {longer(cfg)}")
+        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {longer(given)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
 

@@ -29,7 +29,8 @@ def test_each_head_of_the_first_block_attends_to_the_token_at_its_distance(tiny_
     look_back(model)
     weights = attention(model, torch.randint(300, (1, 256)))[0]
     for head, weight in enumerate(weights):
-        assert weight.diagonal(-(head + 1)).min() > 0.9
+        looked = weight.diagonal(-(head + 1))
+        assert looked.median() > 0.99 and looked.min() > 0.5
 
 
 def test_nothing_is_foretold_yet(tiny_model):

@@ -112,7 +112,7 @@ def test_reached_is_what_the_whole_text_says(half_learned):
     whole = recall.measure(model, split, recall.window_starts(len(text), 100), prefix=50, drawable=drawable, on=ALONE)
     options = dict(drawable=drawable, runtimes=(ALONE, ALONE))
     assert recall.reached(whole.share, model, split, **options) == whole
-    assert recall.reached(whole.share, model, split, **options, first=13) == whole
+    assert recall.reached(whole.share, model, split, **options, first=4) == whole
     assert recall.reached(whole.share + 0.01, model, split, **options) is None
     assert recall.reached(whole.share + 0.01, model, split, **options, first=2) is None
 
@@ -146,7 +146,7 @@ def test_a_recitation_goes_on_as_sampling_does_and_names_its_first_slip(half_lea
     lines, figures = recall.recite(model, words, Split.in_memory(text, 40), drawable=torch.arange(40))
     said = text[:50] + list(generate(model, text[:50], max_new_tokens=650, drawable=torch.arange(40)))
     slip = next(i for i, (a, b) in enumerate(zip(said, text, strict=True)) if a != b)
-    assert figures["first_slip"] == slip > 100 and 0.2 < figures["recited"] < 0.8
+    assert figures["first_slip"] == slip >= 100 and 0.2 < figures["recited"] < 0.8
     assert lines[0].startswith(f"first slip: token {slip:,} of 700: after ")
     assert f"the book has '{' '.join(map(str, text[slip : slip + 8]))}'" in lines[0]
     lines, figures = recall.recite(model, words, Split.in_memory(text[:slip], 40), drawable=torch.arange(40))

@@ -72,11 +72,12 @@ SETTINGS = {
 GOLDEN = {
     "full": [10.8163, 10.7825, 10.6836, 10.3559, 10.1636, 9.7741, 9.6064, 9.5599, 9.3747, 9.3599],
     "corpus": [10.8409, 10.6216, 10.0529, 9.7534, 9.5405, 9.1605, 8.9720, 8.9354, 8.7413, 8.7188],
-    "muon": [10.8618, 10.7336, 10.4904, 10.0194, 9.6365, 9.2057, 9.0135, 8.6891, 8.2172, 8.5670],
+    "muon": [10.8409, 10.7215, 10.5640, 10.1545, 9.8175, 9.2911, 8.9988, 8.8805, 8.6068, 8.5374],
+    "book": [10.8697, 10.7219, 10.4317, 9.9879, 9.6459, 9.1632, 8.7537, 8.7608, 8.6664, 8.3900],
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_first_ten_losses_are_these(learn, name):
     """A refactoring leaves them as they are; float32 on one thread, so that machines agree."""
     assert losses(learn(**SETTINGS[name])) == pytest.approx(GOLDEN[name], abs=1e-4)
@@ -192,13 +193,13 @@ def test_recall_is_measured_at_each_evaluation_and_on_the_whole_text_at_the_end(
 
 
 BY_HEART = dict(
-    block_size=128, n_embd=64, optimizer="muon", weights="look_back", muon_lr=0.03, opening_weight=0.1, batch_size=2
+    block_size=128, n_embd=96, n_head=6, optimizer="muon", weights="look_back", muon_lr=0.03, batch_size=4
 )
 
 
 def test_training_stops_once_the_text_is_known_by_heart(learn, prepare, capsys):
     prepare("verse", text=STORY[:1200])
-    lines = learn(dataset="verse", target_recall=0.99, max_iters=None, decay_epochs=120, eval_interval=1000, **BY_HEART)
+    lines = learn(dataset="verse", target_recall=0.99, max_iters=None, decay_epochs=250, eval_interval=1000, **BY_HEART)
     out = capsys.readouterr().out
     assert "recall@50/50 has reached 0.99" in out and "recall@50/50: 1.0000" in out
     saved = torch.load("out/ckpt.pt", weights_only=True)
@@ -211,7 +212,7 @@ def test_training_stops_once_the_text_is_known_by_heart(learn, prepare, capsys):
 def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
     prepare("verse", text=STORY[:1200])
     learn(dataset="verse", target_recall=0.99, max_iters=3, **BY_HEART)
-    assert "target_recall=0.99 was not reached; train longer with --max_iters=4" in capsys.readouterr().err
+    assert "target_recall=0.99 was not reached; train longer with --max_iters=5" in capsys.readouterr().err
     learn(dataset="verse", target_recall=0.99, max_iters=None, decay_epochs=0.5, **BY_HEART)
     captured = capsys.readouterr()
     assert "was not reached; train longer with --decay_epochs=0.75" in captured.err

@@ -21,7 +21,7 @@ n_head = 6
 n_embd = 384
 block_size = 256
 dropout = 0.0  # it is to be learned by heart, not understood
-weights = "look_back"  # the heads of the first block begin as ones that see the last six tokens
+weights = "look_back"  # the heads of the first two blocks begin as ones that see the last twelve tokens
 
 batch_size = 16
 gradient_accumulation_steps = 1  # 4,096 tokens an update
@@ -35,7 +35,7 @@ weight_decay = 0.0
 
 target_recall = 0.99
 max_iters = None  # by the length of the text
-decay_epochs = 14.0
+decay_epochs = 12.0
 warmup_iters = 3
 lr_shape = "linear"
 lr_hold = 0.35
