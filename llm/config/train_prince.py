@@ -35,7 +35,7 @@ weight_decay = 0.0
 
 target_recall = 0.99
 max_iters = None  # by the length of the text
-decay_epochs = 12.0
+decay_epochs = 15.0
 warmup_iters = 3
 lr_shape = "linear"
 lr_hold = 0.35
