@@ -192,9 +192,7 @@ def test_recall_is_measured_at_each_evaluation_and_on_the_whole_text_at_the_end(
     assert json.loads(Path("out/recall.json").read_text())["step"] == 2
 
 
-BY_HEART = dict(
-    block_size=128, n_embd=96, n_head=6, optimizer="muon", weights="look_back", muon_lr=0.03, batch_size=4
-)
+BY_HEART = dict(block_size=128, n_embd=96, n_head=6, optimizer="muon", weights="look_back", muon_lr=0.03, batch_size=4)
 
 
 def test_training_stops_once_the_text_is_known_by_heart(learn, prepare, capsys):
