@@ -266,7 +266,7 @@ def recite(model: GPT, tokenizer: Tokenizer, split: Split, *, drawable: torch.Te
     """
     book = split.tokens(0, len(split))
     recited = book[:PREFIX].tolist()
-    for token in generate(model, recited, max_new_tokens=len(book) - PREFIX, drawable=drawable):
+    for token in generate(model, list(recited), max_new_tokens=len(book) - PREFIX, drawable=drawable):
         recited.append(token)
         if len(recited) % 2000 == 0:
             metrics.progress(f"recited {len(recited):,} of {len(book):,} tokens", passing=True)
