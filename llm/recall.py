@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import checkpoint, metrics, runtime
+from llm import checkpoint, runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
@@ -269,7 +269,7 @@ def recite(model: GPT, tokenizer: Tokenizer, split: Split, *, drawable: torch.Te
     for token in generate(model, list(recited), max_new_tokens=len(book) - PREFIX, drawable=drawable):
         recited.append(token)
         if len(recited) % 2000 == 0:
-            metrics.progress(f"recited {len(recited):,} of {len(book):,} tokens", passing=True)
+            notice(f"recited {len(recited):,} of {len(book):,} tokens")
     recited = np.array(recited, dtype=book.dtype)
     slips = np.flatnonzero(recited != book)
     share = covered(book, recited) / len(book)

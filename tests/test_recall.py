@@ -147,6 +147,7 @@ def test_a_recitation_goes_on_as_sampling_does_and_names_its_first_slip(half_lea
     said = text[:50] + list(generate(model, text[:50], max_new_tokens=650, drawable=torch.arange(40)))
     slip = next(i for i, (a, b) in enumerate(zip(said, text, strict=True)) if a != b)
     assert figures["first_slip"] == slip >= 100 and 0.1 < figures["recited"] < 1
+    assert figures["recited"] == recall.covered(np.array(text), np.array(said)) / 700
     assert lines[0].startswith(f"first slip: token {slip:,} of 700: after ")
     assert f"the book has '{' '.join(map(str, text[slip : slip + 8]))}'" in lines[0]
     lines, figures = recall.recite(model, words, Split.in_memory(text[:slip], 40), drawable=torch.arange(40))
