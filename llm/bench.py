@@ -9,6 +9,8 @@ many tokens, trained the ordinary way: float32, AdamW, the softmax over all toke
 Last, one update of Muon beside torch.optim.Muon's.
 """
 
+import dataclasses
+import multiprocessing
 import platform
 import statistics
 import time
@@ -18,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from llm import metrics, optim, runtime
-from llm.configurator import PositiveInt, run_script
+from llm import metrics, runtime, train
+from llm.configurator import PositiveInt, load_settings, run_script
 from llm.model import GPT, GPTConfig
 from llm.runtime import Runtime
 
@@ -33,10 +35,11 @@ class Settings(runtime.Settings):
     repeats: PositiveInt = 5  # timed updates of each; the median counts
 
 
-SHAPES = {  # name -> (n_layer, n_head, n_embd, block_size, windows an update)
-    "train_prince, 30M": (6, 6, 384, 256, 16),
-    "GPT-2, 124M": (12, 12, 768, 1024, 1),
-}
+def models() -> dict[str, train.Settings]:
+    """What is timed: as the config file trains it, and with train.py's defaults, four windows an update."""
+    here = Path(__file__).resolve().parent
+    prince = load_settings(train.Settings, [str(here / "config" / "train_prince.py")], script_folder=here)
+    return {"train_prince, 30M": prince, "GPT-2, 124M": dataclasses.replace(train.Settings(), batch_size=4)}
 
 
 def instruction_set() -> str:
@@ -51,12 +54,11 @@ def instruction_set() -> str:
 
 def seconds_of(work: Callable[[], object], on: Runtime) -> float:
     """Seconds that it takes, the GPU's part included."""
-    if on.device.type == "cuda":
-        torch.cuda.synchronize(on.device)
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(on.device.type, lambda: None)
+    wait()
     began = time.perf_counter()
     work()
-    if on.device.type == "cuda":
-        torch.cuda.synchronize(on.device)
+    wait()
     return time.perf_counter() - began
 
 
@@ -77,27 +79,19 @@ def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> in
     return 6 * (12 * n_layer * n_embd**2 + rows * n_embd) + 12 * n_layer * n_embd * block_size
 
 
-def our_update(shape: tuple, on: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
-    """One update as config/train_prince.py makes it: corpus softmax, Muon, bfloat16 where there is one."""
-    n_layer, n_head, n_embd, block_size, batch_size = shape
-    config = GPTConfig(n_layer, n_head, n_embd, block_size, bias=False, vocab_size=CORPUS, dropout=0.0, gelu="tanh")
-    model = GPT(config, others=TABLE - CORPUS + 1).to(on.device)
-    optimizers = optim.make_optimizers(
-        model,
-        optimizer="muon",
-        learning_rate=1e-4,
-        muon_lr=1e-4,
-        muon_momentum=0.85,
-        weight_decay=0.0,
-        betas=(0.8, 0.95),
-    )
-    x = torch.randint(CORPUS - 1, (batch_size, block_size), device=on.device)
+def our_update(cfg: train.Settings, on: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
+    """One update as train.py makes it: corpus softmax, and bfloat16 where there is one."""
+    shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
+    model = GPT(GPTConfig(vocab_size=CORPUS, gelu="tanh", **shape), others=TABLE - CORPUS + 1).to(on.device)
+    optimizers = train.make_optimizers(model, cfg)
+    place_weights = train.place_weights_of(cfg, cfg.block_size, on)
+    x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=on.device)
 
     def update() -> None:
         with on.autocast():
-            loss = model(x, x)[1]
+            loss = model(x, x, place_weights=place_weights)[1]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
@@ -105,17 +99,18 @@ def our_update(shape: tuple, on: Runtime) -> tuple[Callable[[], None], list[torc
     return update, optimizers
 
 
-def hugging_face_update(shape: tuple, on: Runtime) -> Callable[[], None]:
-    """One update of GPT2LMHeadModel, the ordinary way. UserError where transformers is missing."""
-    transformers = metrics.require("transformers", "dev")
-    n_layer, n_head, n_embd, block_size, batch_size = shape
+def hugging_face_update(cfg: train.Settings, device: torch.device) -> Callable[[], None]:
+    """One update of GPT2LMHeadModel of the same shape on as many tokens, the ordinary way."""
+    import transformers
+
     config = transformers.GPT2Config(
-        n_layer=n_layer, n_head=n_head, n_embd=n_embd, n_positions=block_size, vocab_size=TABLE
+        n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, n_positions=cfg.block_size, vocab_size=TABLE
     )
-    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
-    model = transformers.GPT2LMHeadModel(config).to(on.device).train()
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = cfg.dropout
+    config.loss_type = "ForCausalLM"
+    model = transformers.GPT2LMHeadModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randint(50257, (batch_size, block_size), device=on.device)
+    x = torch.randint(50257, (cfg.batch_size, cfg.block_size), device=device)
 
     def update() -> None:
         model(input_ids=x, labels=x).loss.backward()
@@ -124,6 +119,36 @@ def hugging_face_update(shape: tuple, on: Runtime) -> Callable[[], None]:
         optimizer.zero_grad(set_to_none=True)
 
     return update
+
+
+def peer(connection, cfg: train.Settings, on: Runtime) -> None:
+    """The other process: an update for each message, answered by its seconds, until the connection is closed.
+
+    A process of its own, so that what this one asked of the C library (runtime.keep_freed_memory) does not help there.
+    """
+    update = hugging_face_update(cfg, on.device)
+    try:
+        while connection.recv():
+            connection.send(seconds_of(update, on))
+    except EOFError:
+        pass
+
+
+def beside_hugging_face(cfg: train.Settings, ours: Callable[[], None], repeats: int, on: Runtime) -> tuple:
+    """Median seconds of an update, (ours, Hugging Face's), in turns after one round that does not count."""
+    context = multiprocessing.get_context("spawn")
+    connection, far_end = context.Pipe()
+    process = context.Process(target=peer, args=(far_end, cfg, on), daemon=True)
+    process.start()
+    far_end.close()
+    rounds = []
+    for _ in range(repeats + 1):
+        connection.send(True)
+        rounds.append((connection.recv(), seconds_of(ours, on)))
+    connection.close()
+    process.join()
+    theirs, ours = (statistics.median(times) for times in zip(*rounds[1:], strict=True))
+    return ours, theirs
 
 
 def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -139,18 +164,17 @@ def main(cfg: Settings) -> None:
     names = {dtype: str(dtype).removeprefix("torch.") for dtype in rates}
     print("matrix products: " + ", ".join(f"{names[d]} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
     print("\n| training | llm, tokens/s | share of that rate | Hugging Face, float32, tokens/s | ratio |")
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|", flush=True)
     muon = None
-    for name, shape in SHAPES.items():
-        n_layer, _, n_embd, block_size, batch_size = shape
-        ours, optimizers = our_update(shape, on)
+    for name, model in models().items():
+        update, optimizers = our_update(model, on)
         muon = muon or optimizers[1]
-        seconds, theirs = in_turns([ours, hugging_face_update(shape, on)], cfg.repeats, on)
-        tokens = batch_size * block_size
+        ours, theirs = beside_hugging_face(model, update, cfg.repeats, on)
+        tokens = model.batch_size * model.block_size
         rate = rates.get(on.dtype, rates[torch.float32])
-        share = flops_per_token(n_layer, n_embd, block_size, CORPUS) * tokens / seconds / rate
+        share = flops_per_token(model.n_layer, model.n_embd, model.block_size, CORPUS) * tokens / ours / rate
         print(
-            f"| {name} | {tokens / seconds:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / seconds:.1f} |",
+            f"| {name} | {tokens / ours:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / ours:.1f} |",
             flush=True,
         )
     matrices = muon.param_groups[0]["params"]

@@ -270,10 +270,11 @@ def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.nd
 
 
 class Batches:
-    """Endless training batches. All randomness is a function of (seed, epoch), so `place` alone resumes it.
+    """Endless training batches. All randomness is a function of (seed, epoch): `place` and `again` alone resume it.
 
     Each call of next() moves every rank past batch_size windows of block_size tokens per rank; rank r takes the r-th of
-    them, so that two ranks see in one call what one rank sees in two.
+    them, so that two ranks see in one call what one rank sees in two. Up to `replay` of these windows are not the next
+    ones of the epoch, but show again what was wrong when it was last seen, the oldest first: see `show_again`.
     """
 
     def __init__(
@@ -284,6 +285,8 @@ class Batches:
         *,
         seed: int,
         place: tuple[int, int] | None = None,
+        again: list[int] | None = None,
+        replay: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -293,19 +296,22 @@ class Batches:
                 f"{block_size + 1:,}; type --block_size={max(1, len(split) - 1)} or less, or use a longer text"
             )
         self.split, self.T, self.B, self.seed = split, block_size, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.place = self._next = tuple(place or (0, 0))  # (epoch, window) where the batch handed out last begins
+        self.rank, self.world_size, self.opening = rank, world_size, block_size // 5
+        self.place = tuple(place or (0, 0))  # (epoch, window) where the next batch begins
+        self.again, self.replay = list(again or []), replay  # where windows begin that are shown again
 
     @property
     def epochs(self) -> float:
-        """Epochs gone through before the batch that was handed out last."""
+        """Epochs gone through."""
         epoch, window = self.place
         return epoch + window / epoch_grid(len(self.split), self.T, self.seed, epoch)[1]
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
-        self.place = epoch, window = self._next
-        starts, needed = [], self.B * self.world_size
+        (epoch, window), needed = self.place, self.B * self.world_size
+        share = int(self.replay * needed)
+        again, self.again = self.again[:share], self.again[share:]
+        starts, needed = [], needed - len(again)
         while needed > 0:  # a batch may begin in one epoch and end in another
             offset, n_windows = epoch_grid(len(self.split), self.T, self.seed, epoch)
             taken = np.arange(window, min(window + needed, n_windows))
@@ -313,10 +319,29 @@ class Batches:
             starts.append(window_start(order, offset, len(self.split), self.T))
             needed -= len(taken)
             epoch, window = (epoch, window + len(taken)) if window + len(taken) < n_windows else (epoch + 1, 0)
-        self._next = (epoch, window)
-        mine = np.concatenate(starts)[self.rank * self.B : (self.rank + 1) * self.B]
-        tokens = self.split.windows(mine, self.T + 1)
+        self.place = (epoch, window)
+        starts.append(np.array(again, dtype=np.int64))
+        self._starts = np.concatenate(starts)[self.rank * self.B : (self.rank + 1) * self.B]
+        tokens = self.split.windows(self._starts, self.T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def first_wrong(self, right: torch.Tensor) -> list[int]:
+        """Where in the text the first wrong token of each window stands: right (B, T) is about the targets of the batch
+        that was handed out last. The first fifth of a window, where little could be known, is left out."""
+        wrong = ~right
+        wrong[:, : self.opening] = False
+        rows = wrong.any(1).nonzero()[:, 0]
+        return (torch.from_numpy(self._starts)[rows.cpu()] + 1 + wrong[rows].int().argmax(1).cpu()).tolist()
+
+    def show_again(self, tokens: list[int], step: int) -> None:
+        """Notes windows around these tokens of the text, at a place that depends on the step, to be shown again.
+
+        All ranks must say the same. A token that a window noted already will show is not noted twice.
+        """
+        for token in sorted(set(tokens)):
+            if not any(start + self.opening < token <= start + self.T for start in self.again):
+                place = self.opening + seed_for(self.seed, step, token) % (self.T - self.opening)
+                self.again.append(max(0, min(token - 1 - place, len(self.split) - self.T - 1)))
 
 
 def evaluation_batches(

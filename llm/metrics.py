@@ -4,6 +4,7 @@ metrics.jsonl holds one object a line. `step` counts the updates made before the
 `seconds` are the only fields that differ between two runs of the same seed.
 """
 
+import dataclasses
 import importlib
 import json
 import math
@@ -59,6 +60,18 @@ class Metrics:
             self.wandb_run.finish()
         if self.tensorboard is not None:
             self.tensorboard.close()
+
+
+def start(cfg, out_dir: Path, *, keep_bytes: int) -> Metrics:
+    """Where train.Settings want the figures of a run. UserError if a service that they ask for is not installed."""
+    wandb_run = tensorboard = None
+    if cfg.wandb_log:
+        wandb = require("wandb", "wandb")
+        config = dataclasses.asdict(cfg)
+        wandb_run = wandb.init(project=cfg.wandb_project, name=cfg.wandb_run_name, dir=out_dir, config=config)
+    if cfg.tensorboard_log:
+        tensorboard = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(out_dir / "tensorboard")
+    return Metrics(out_dir, keep_bytes=keep_bytes, wandb_run=wandb_run, tensorboard=tensorboard)
 
 
 class Speed:

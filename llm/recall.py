@@ -109,7 +109,7 @@ def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2*
 
 
 @torch.inference_mode()
-def measure(
+def examine(
     model: GPT,
     split: Split,
     starts: np.ndarray,
@@ -118,52 +118,55 @@ def measure(
     drawable: torch.Tensor,
     on: Runtime,
     batch_size: int = 64,
-) -> Recall:
-    """Recall of SUFFIX tokens after `prefix`, for windows at `starts`; every rank measures a share of them.
+) -> np.ndarray:
+    """How many of SUFFIX tokens after `prefix` are right, for each of the windows at `starts`; ranks share the work.
 
     drawable: the ids that may be generated (generate.drawable_ids); the argmax is over these, as in sampling. Needs
     block_size >= prefix + SUFFIX - 1. Leaves the model in evaluation mode.
     """
     model.eval()
     head, drawable = model.lm_head.weight[drawable.to(on.device)], drawable.to(on.device)
-    recited = right = 0
-    mine = starts[on.rank :: on.world_size]
-    for some in np.split(mine, range(batch_size, len(mine), batch_size)):
-        if len(some):
-            x = split.windows(some, prefix + SUFFIX).to(on.device)  # (B, prefix + SUFFIX)
-            hidden = model.hidden(x[:, :-1])[:, prefix - 1 :]  # (B, SUFFIX, C): what predicts the suffix
-            correct = drawable[exact_logits(hidden, head).argmax(-1)] == x[:, prefix:]
-            recited += int(correct.all(dim=1).sum())
-            right += int(correct.sum())
-    recited, right = on.sum(recited, right)
-    return Recall(len(starts), int(recited), int(right))
+    right = np.zeros(len(starts), dtype=np.int64)
+    for k in range(on.rank, len(starts), batch_size * on.world_size):
+        mine = np.s_[k : k + batch_size * on.world_size : on.world_size]
+        x = split.windows(starts[mine], prefix + SUFFIX).to(on.device)  # (B, prefix + SUFFIX)
+        hidden = model.hidden(x[:, :-1])[:, prefix - 1 :]  # (B, SUFFIX, C): what predicts the suffix
+        right[mine] = (drawable[exact_logits(hidden, head).argmax(-1)] == x[:, prefix:]).sum(1).cpu()
+    return np.array(on.sum(*right.tolist()), dtype=np.int64)
 
 
-def reached(
-    target: float,
-    model: GPT,
-    split: Split,
-    *,
-    drawable: torch.Tensor,
-    runtimes: tuple[Runtime, ...],
-    first: int = 32,
-) -> Recall | None:
-    """recall@50/50 of the whole text if it is at least `target` with each of the runtimes, by the last; else None.
+def measure(model: GPT, split: Split, starts: np.ndarray, **options) -> Recall:
+    """Recall of the windows at `starts`; the options are those of `examine`."""
+    right = examine(model, split, starts, **options)
+    return Recall(len(starts), int((right == SUFFIX).sum()), int(right.sum()))
 
-    Windows from all over the text come first, and it ends as soon as the target is out of reach: while a model is still
-    learning, a few windows are all that is paid for.
-    """
-    starts = window_starts(len(split), PREFIX + SUFFIX)
-    spread = np.concatenate([starts[k :: -(-len(starts) // first)] for k in range(-(-len(starts) // first))])
-    for on in runtimes:
-        recited = right = done = 0
-        for some in np.split(spread, range(first, len(spread), first)):
-            with on.autocast():
-                part = measure(model, split, some, prefix=PREFIX, drawable=drawable, on=on)
-            recited, right, done = recited + part.recited, right + part.right_tokens, done + part.windows
-            if (recited + len(spread) - done) / len(spread) < target:  # even if it knew all the others
-                return None
-    return Recall(done, recited, right)
+
+class Exam:
+    """Asks again and again whether a model that is still learning knows `target` of a text; keeps what it got wrong."""
+
+    def __init__(self, target: float, split: Split, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 16):
+        self.split, self.drawable, self.on, self.batch_size = split, drawable, on, batch_size
+        starts = window_starts(len(split), PREFIX + SUFFIX)
+        self.may_miss = math.floor((1 - target) * len(starts) + 1e-9)
+        stride = -(-len(starts) // batch_size)
+        self.starts = np.concatenate([starts[k::stride] for k in range(stride)])  # the first few are from all over
+
+    def passed(self, model: GPT) -> Recall | None:
+        """recall@50/50 of the whole text if it is at least the target, else None.
+
+        The windows that were wrong the last time are asked first, then others from all over the text, and it ends as
+        soon as the target is out of reach: while a model is still learning, a few windows are all that is paid for.
+        """
+        right = np.empty(0, dtype=np.int64)
+        for some in np.split(self.starts, range(self.batch_size, len(self.starts), self.batch_size)):
+            with self.on.autocast():
+                of_some = examine(model, self.split, some, prefix=PREFIX, drawable=self.drawable, on=self.on)
+            right = np.append(right, of_some)
+            wrong = np.flatnonzero(right < SUFFIX)
+            if len(wrong) > self.may_miss:
+                break
+        self.starts = np.concatenate([self.starts[wrong], np.delete(self.starts, wrong)])
+        return Recall(len(right), len(right) - len(wrong), int(right.sum())) if len(wrong) <= self.may_miss else None
 
 
 def obstacle(block_size: int, n_tokens: int) -> str | None:

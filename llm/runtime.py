@@ -60,6 +60,14 @@ class Runtime:
         dist.all_reduce(total)
         return total.tolist()
 
+    def gather(self, items: list) -> list:
+        """The items of all ranks, one after the other."""
+        if self.world_size == 1:
+            return items
+        lists = [None] * self.world_size
+        dist.all_gather_object(lists, items)
+        return [item for some in lists for item in some]
+
     def to_device(self, batch: torch.Tensor) -> torch.Tensor:
         """The batch on the device; on CUDA from pinned memory, so that the copy runs beside the computation."""
         if self.device.type == "cuda":

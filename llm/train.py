@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import checkpoint, corpus, metrics, optim, recall, runtime, tokenizer
+from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping, tokenizer
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -74,7 +74,7 @@ class Settings(runtime.Settings):
     learning_rate: PositiveFloat = 6e-4  # AdamW's highest
     muon_lr: PositiveFloat = 0.015  # Muon's highest
     muon_momentum: Fraction = 0.9  # decay of its gradient's mean
-    max_iters: NonNegativeInt | None = 600000  # updates in all, exactly; None = a quarter more than the decay takes
+    max_iters: NonNegativeInt | None = 600000  # updates in all, exactly; None = twice what the decay takes
     weight_decay: NonNegativeFloat = 0.1  # of matrices and tables
     beta1: Fraction = 0.9  # decay of the gradient's mean
     beta2: Fraction = 0.95  # decay of its square's mean
@@ -85,7 +85,8 @@ class Settings(runtime.Settings):
     lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
     lr_decay_iters: NonNegativeInt | None = None  # where the decay ends; None = max_iters, else after decay_epochs
-    decay_epochs: PositiveFloat = 12.0  # passes through the text until then, where max_iters is None
+    decay_epochs: PositiveFloat = 12.0  # passes through a text of 20,000 tokens until then, if max_iters is None
+    replay: Fraction = 0.0  # share of a batch, at a tenth of the rate and below, that shows again what was wrong
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
     # an early end; None = train for max_iters
     target_recall: Share | None = None  # stop when this share of the text is known by heart (recall@50/50)
@@ -105,20 +106,8 @@ class Settings(runtime.Settings):
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
-CHECKS = 16  # of target_recall, if they went on all through a run
+CHECKS = 32  # of target_recall, if they went on all through a run
 OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
-
-
-def open_metrics(cfg: Settings, out_dir: Path, keep_bytes: int) -> metrics.Metrics:
-    """The run's figures: metrics.jsonl and the services asked for. UserError if one of them is not installed."""
-    wandb_run = tensorboard = None
-    if cfg.wandb_log:
-        wandb = metrics.require("wandb", "wandb")
-        config = dataclasses.asdict(cfg)
-        wandb_run = wandb.init(project=cfg.wandb_project, name=cfg.wandb_run_name, dir=out_dir, config=config)
-    if cfg.tensorboard_log:
-        tensorboard = metrics.require("torch.utils.tensorboard", "tensorboard").SummaryWriter(out_dir / "tensorboard")
-    return metrics.Metrics(out_dir, keep_bytes=keep_bytes, wandb_run=wandb_run, tensorboard=tensorboard)
 
 
 @torch.inference_mode()
@@ -150,24 +139,6 @@ def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
         )
 
 
-def schedule(cfg: Settings, n_tokens: int, tokens_per_iter: int) -> Settings:
-    """The settings with max_iters and lr_decay_iters as numbers: where they are None, they follow from the text."""
-    max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
-    if max_iters is None:
-        decay = math.ceil(cfg.decay_epochs * n_tokens / tokens_per_iter) if decay is None else decay
-        max_iters = math.ceil(1.25 * decay)
-    return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)
-
-
-def longer(cfg: Settings) -> str:
-    """The setting that makes a run half as long again."""
-    if cfg.max_iters is not None:
-        return f"--max_iters={max(1, math.ceil(cfg.max_iters * 1.5))}"
-    if cfg.lr_decay_iters is not None:
-        return f"--lr_decay_iters={max(1, math.ceil(cfg.lr_decay_iters * 1.5))}"
-    return f"--decay_epochs={cfg.decay_epochs * 1.5:g}"
-
-
 def first_words(data: Dataset, encoder: Tokenizer) -> str:
     """The beginning of a sentence of the text, as a prompt: about 30 characters of its first long line."""
     lines = encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
@@ -175,14 +146,35 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
     return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
 
 
+def make_optimizers(model: GPT, cfg: Settings) -> list[torch.optim.Optimizer]:
+    return optim.make_optimizers(
+        model,
+        optimizer=cfg.optimizer,
+        learning_rate=cfg.learning_rate,
+        muon_lr=cfg.muon_lr,
+        muon_momentum=cfg.muon_momentum,
+        weight_decay=cfg.weight_decay,
+        betas=(cfg.beta1, cfg.beta2),
+    )
+
+
+def place_weights_of(cfg: Settings, block_size: int, on: Runtime) -> torch.Tensor | None:
+    """(block_size,): what each place of a window counts for; None where all count alike."""
+    if cfg.opening_weight == 1.0:
+        return None
+    weights = torch.ones(block_size, device=on.device)
+    weights[:OPENING] = cfg.opening_weight
+    return weights
+
+
 def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
     """(model, optimizers, state) to start from: fresh weights, or the run in out_dir. The model has data.corpus's rows.
 
-    state: iter_num, best_val_loss, place in the data, seconds trained, bytes of metrics.jsonl, scaler, stale
-    (evaluations since val_loss improved).
+    state: iter_num, best_val_loss, place in the data and windows to show again, seconds trained, bytes of
+    metrics.jsonl, scaler, stale (evaluations since val_loss improved), ended (why training ended early).
     """
-    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "seconds": 0.0, "metrics_bytes": 0, "scaler": {}}
-    state["stale"] = 0
+    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
+    state |= {"scaler": {}, "stale": 0, "ended": ""}
     saved = None
     if cfg.init_from == "resume":
         path = checkpoint.latest(cfg.out_dir)
@@ -217,15 +209,7 @@ def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.op
         if cfg.weights == "look_back":
             look_back(model)
     model.to(on.device)
-    optimizers = optim.make_optimizers(
-        model,
-        optimizer=cfg.optimizer,
-        learning_rate=cfg.learning_rate,
-        muon_lr=cfg.muon_lr,
-        muon_momentum=cfg.muon_momentum,
-        weight_decay=cfg.weight_decay,
-        betas=(cfg.beta1, cfg.beta2),
-    )
+    optimizers = make_optimizers(model, cfg)
     if saved:
         checkpoint.restore_optimizers(optimizers, saved, path)
     return model, optimizers, state
@@ -274,7 +258,7 @@ def train(cfg: Settings) -> None:
     encoder = tokenizer.from_description(data.tokenizer_description)
     model, optimizers, state = build(cfg, data, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
-    given, cfg = cfg, schedule(cfg, len(data.train), tokens_per_iter)
+    given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
@@ -284,17 +268,18 @@ def train(cfg: Settings) -> None:
         cfg.batch_size,
         seed=cfg.seed,
         place=state["place"],
+        again=state["again"],
+        replay=cfg.replay,
         rank=on.rank,
         world_size=on.world_size,
     )
-    x, y = map(on.to_device, batches.next())
     no_recall = recall.obstacle(model.config.block_size, len(data.train))
     drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, encoder.vocab_size)
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
-    place_weights = None
-    if cfg.opening_weight != 1.0:
-        place_weights = torch.ones(model.config.block_size, device=on.device)
-        place_weights[:OPENING] = cfg.opening_weight
+    exam = None
+    if cfg.target_recall and not no_recall:
+        exam = recall.Exam(cfg.target_recall, data.train, drawable=drawable, on=reading)
+    place_weights = place_weights_of(cfg, model.config.block_size, on)
     rate = functools.partial(
         optim.learning_rate_at,
         learning_rate=cfg.learning_rate,
@@ -317,7 +302,8 @@ def train(cfg: Settings) -> None:
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
         shared = f", the {data.corpus.others:,} rows of tokens that do not occur as one" if data.corpus else ""
         print(f"model: {model.num_params():,} parameters{shared}")
-        print(f"{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
+        most = "at most " if exam or cfg.target_loss or cfg.patience else ""
+        print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
     if no_recall and not cfg.eval_only:
         notice(no_recall)
     if cfg.eval_only:
@@ -329,16 +315,21 @@ def train(cfg: Settings) -> None:
         return
 
     # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
-    step_model = runtime.compiled_or_eager(model, x, y, place_weights, on) if on.compile else model
+    step_model = model
+    if on.compile:
+        x = torch.zeros(cfg.batch_size, model.config.block_size, dtype=torch.int64, device=on.device)
+        step_model = runtime.compiled_or_eager(model, x, x, place_weights, on)
     if on.world_size > 1:
         step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
 
-    with open_metrics(cfg, out_dir, state["metrics_bytes"]) if on.is_main else contextlib.nullcontext() as log:
+    kept = state["metrics_bytes"]
+    with metrics.start(cfg, out_dir, keep_bytes=kept) if on.is_main else contextlib.nullcontext() as log:
 
         def save(name: str) -> None:
             if on.is_main:
                 loop = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
                 loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256, "stale": stale}
+                loop |= {"again": batches.again, "ended": ended}
                 checkpoint.save(
                     out_dir / name,
                     model=corpus.expand(model, data.corpus) if data.corpus else model,
@@ -355,22 +346,18 @@ def train(cfg: Settings) -> None:
         speed = metrics.Speed(tokens_per_iter)
         keep_best = data.val is not None and not cfg.always_save_checkpoint
         check_interval = max(1, cfg.max_iters // CHECKS)
-        known, ended, stale = None, "", state["stale"]  # recall of the whole text, why training ends early
+        known, ended, stale = None, state["ended"], state["stale"]  # recall of the whole text, why training ends early
         if iter_num == 0:
             save("ckpt_init.pt")
         while True:
             # learned? Once the rate has fallen by half, every so often, and when a run goes on that may be finished
             falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 2
             falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
-            due = (
-                iter_num >= cfg.max_iters or (falling and iter_num % check_interval == 0) or iter_num == first_iter > 0
-            )
-            if cfg.target_recall and not no_recall and due:
-                runtimes = (reading,) if reading.dtype == on.dtype else (on, reading)
-                known = recall.reached(cfg.target_recall, model, data.train, drawable=drawable, runtimes=runtimes)
-                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}" if known else ""
-            if cfg.patience and stale >= cfg.patience:  # a run that had ended is resumed
-                ended = f"val_loss has not improved in {stale} evaluations"
+            learned = exam and len(batches.again) <= exam.may_miss  # what is still to be shown again is not learned
+            due = iter_num >= cfg.max_iters or ended or (falling and learned and iter_num % check_interval == 0)
+            known = exam.passed(model) if exam and due else None
+            ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}" if known else ""
+            ended = ended or stopping.val_loss_says(cfg, best_val_loss, stale)
             last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
@@ -382,8 +369,9 @@ def train(cfg: Settings) -> None:
                         some = recall.measure(
                             model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
                         )
-                with on.autocast(), torch.inference_mode():  # before a good checkpoint is replaced by a broken one
-                    must_be_finite(model.eval()(x, y)[1].item() if val_loss is None else val_loss, iter_num, out_dir)
+                if val_loss is None:  # a good checkpoint is not to be replaced by a broken one
+                    some_loss = evaluate_loss(model, data.train, dataclasses.replace(cfg, eval_iters=on.world_size), on)
+                must_be_finite(some_loss if val_loss is None else val_loss, iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
                     share = some.share if some else None
@@ -395,10 +383,7 @@ def train(cfg: Settings) -> None:
                 improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
                 best_val_loss = val_loss if improved else best_val_loss
                 stale = 0 if improved or iter_num == 0 else stale + 1
-                if cfg.target_loss and val_loss <= cfg.target_loss:
-                    ended = f"val_loss has reached {cfg.target_loss}"
-                elif cfg.patience and stale >= cfg.patience:
-                    ended = f"val_loss has not improved in {stale} evaluations"
+                ended = ended or stopping.val_loss_says(cfg, best_val_loss, stale)
                 last_step = last_step or bool(ended)
                 if iter_num > 0 or last_step:
                     if improved or not keep_best:
@@ -413,16 +398,19 @@ def train(cfg: Settings) -> None:
             lr, epochs = rate(iter_num), batches.epochs
             optim.set_learning_rate(optimizers, lr / cfg.learning_rate)
             step_model.train()
-            loss_sum = torch.zeros((), device=on.device)
+            loss_sum, slips = torch.zeros((), device=on.device), []
+            replaying = cfg.replay > 0 and iter_num >= cfg.warmup_iters and lr <= cfg.learning_rate / 10
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
                 # it is the same whichever rank computes that micro-batch
                 torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * on.world_size + on.rank))
                 if on.world_size > 1:  # gradients are exchanged once an update
                     step_model.require_backward_grad_sync = micro_step == micro_steps - 1
+                x, y = map(on.to_device, batches.next())
                 with on.autocast():
-                    loss = step_model(x, y, place_weights=place_weights)[1]
-                x, y = map(on.to_device, batches.next())  # fetched while a GPU still computes
+                    logits, loss = step_model(x, y, place_weights=place_weights)
+                if replaying:
+                    slips += batches.first_wrong(logits.argmax(-1) == y)
                 scaler.scale(loss / micro_steps).backward()
                 loss_sum += loss.detach()
             for optimizer in optimizers:
@@ -433,6 +421,8 @@ def train(cfg: Settings) -> None:
                 scaler.step(optimizer)
             scaler.update()
             model.zero_grad(set_to_none=True)
+            if replaying:
+                batches.show_again(on.gather(slips), iter_num)
             # ---------------------------------------------------------------------------------------------------------
 
             logged = iter_num % cfg.log_interval == 0
@@ -453,8 +443,8 @@ def train(cfg: Settings) -> None:
 
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
-    if cfg.target_recall and not no_recall and not known:
-        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {longer(given)}")
+    if exam and not known:
+        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {stopping.longer(given)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
 

@@ -190,6 +190,42 @@ def test_two_ranks_see_what_one_sees_in_two_micro_batches():
         assert torch.equal(torch.cat([alone.next()[0], alone.next()[0]]), torch.cat([r.next()[0] for r in ranks]))
 
 
+def test_the_first_wrong_token_of_a_window_is_found_where_it_stands():
+    batches = Batches(numbers(300), 20, 3, seed=2)
+    x, y = batches.next()
+    right = torch.ones(3, 20, dtype=torch.bool)
+    right[0, 3] = False  # in the opening: nobody could know
+    right[1, 7] = right[1, 9] = right[2, 19] = False
+    assert batches.first_wrong(right) == [y[1, 7], y[2, 19]]  # numbers(): the token at a place is that place
+
+
+def test_what_was_wrong_is_shown_again_and_takes_its_share_of_a_batch():
+    batches = Batches(numbers(300), 20, 4, seed=2, replay=0.5)
+    batches.show_again([100, 290, 100, 299, 6, 101], step=3)
+    assert len(batches.again) < 5  # windows that show both 290 and 299, or 100 and 101, are noted once
+    noted, first = len(batches.again), batches.next()[1]
+    assert batches.place == (0, 2) and len(batches.again) == noted - 2
+    for token, row in zip((6, 100), first[2:].tolist(), strict=True):
+        assert token in row and (row.index(token) >= 4 or row[0] == 1)
+    restored = Batches(numbers(300), 20, 4, seed=2, replay=0.5, place=batches.place, again=batches.again)
+    assert torch.equal(batches.next()[0], restored.next()[0])
+    batches.show_again([150], step=3)
+    place = batches.again[0]
+    batches.again = []
+    batches.show_again([150], step=4)
+    assert batches.again[0] != place
+
+
+def test_two_ranks_show_again_what_one_does_in_two_micro_batches():
+    alone = Batches(numbers(300), 8, 4, seed=2, replay=0.5)
+    ranks = [Batches(numbers(300), 8, 4, seed=2, replay=0.5, rank=rank, world_size=2) for rank in range(2)]
+    for step in range(20):
+        one, two = torch.cat([alone.next()[0], alone.next()[0]]), torch.cat([r.next()[0] for r in ranks])
+        assert sorted(one.tolist()) == sorted(two.tolist())
+        for batches in (alone, *ranks):
+            batches.show_again([50 + step, 100 + 3 * step, 290 - step], step)
+
+
 def test_a_text_shorter_than_the_context_is_refused_with_both_numbers():
     with pytest.raises(UserError, match="has 16 tokens, block_size=16 needs at least 17; type --block_size=15"):
         Batches(numbers(16), 16, 1, seed=0)

@@ -106,25 +106,32 @@ def test_obstacles_are_told_with_both_numbers():
     assert recall.obstacle(99, 100) is None
 
 
-def test_reached_is_what_the_whole_text_says(half_learned):
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_an_exam_is_passed_where_the_whole_text_says_so(half_learned, size):
     model, text = half_learned
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
     whole = recall.measure(model, split, recall.window_starts(len(text), 100), prefix=50, drawable=drawable, on=ALONE)
-    options = dict(drawable=drawable, runtimes=(ALONE, ALONE))
-    assert recall.reached(whole.share, model, split, **options) == whole
-    assert recall.reached(whole.share, model, split, **options, first=4) == whole
-    assert recall.reached(whole.share + 0.01, model, split, **options) is None
-    assert recall.reached(whole.share + 0.01, model, split, **options, first=2) is None
+    for target, expected in ((whole.share, whole), (whole.share + 0.01, None)):
+        exam = recall.Exam(target, split, drawable=drawable, on=ALONE, batch_size=size)
+        assert exam.passed(model) == exam.passed(model) == expected
+        assert sorted(exam.starts) == list(recall.window_starts(len(text), 100))
 
 
-def test_the_first_windows_alone_can_say_that_it_is_not_reached(half_learned, monkeypatch):
+def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypatch):
     model, text = half_learned
-    split, asked, measure = Split.in_memory(text, 40), [], recall.measure
-    monkeypatch.setattr(
-        recall, "measure", lambda m, s, starts, **kw: asked.append(len(starts)) or measure(m, s, starts, **kw)
-    )
-    assert recall.reached(0.99, model, split, drawable=torch.arange(40), runtimes=(ALONE,), first=4) is None
-    assert sum(asked) < 13
+    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    starts = recall.window_starts(len(text), 100)
+    right = recall.examine(model, split, starts, prefix=50, drawable=drawable, on=ALONE)
+    exam, asked, examine = recall.Exam(1.0, split, drawable=drawable, on=ALONE, batch_size=2), [], recall.examine
+    assert exam.may_miss == 0 and exam.passed(model) is None
+    monkeypatch.setattr(recall, "examine", lambda m, s, some, **kw: asked.extend(some) or examine(m, s, some, **kw))
+    assert exam.passed(model) is None
+    assert len(asked) == 2 and asked[0] in starts[right < 50]  # one question is enough
+
+
+def test_what_an_exam_may_miss_is_no_victim_of_rounding():
+    text = Split.in_memory(list(range(40)) * 127, 40)  # 100 windows
+    assert recall.Exam(0.99, text, drawable=torch.arange(40), on=ALONE).may_miss == 1
 
 
 def test_what_is_covered_counts_blocks_of_20_in_order():

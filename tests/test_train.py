@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, train
+from llm import checkpoint, stopping, train
 from llm.configurator import UserError
 from llm.metrics import read_metrics
 
@@ -220,14 +220,15 @@ def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
 @pytest.mark.parametrize(
     "tokens, given, expected",
     [
-        (20480, dict(max_iters=None, decay_epochs=10.0), (63, 50)),
-        (20480, dict(max_iters=None, lr_decay_iters=40), (50, 40)),
+        (20000, dict(max_iters=None, decay_epochs=8.0), (80, 40)),
+        (160000, dict(max_iters=None, decay_epochs=8.0), (1250, 625)),  # eight times as long, twice
+        (20480, dict(max_iters=None, lr_decay_iters=40), (80, 40)),
         (20480, dict(max_iters=70), (70, 70)),
         (20480, dict(max_iters=70, lr_decay_iters=90), (70, 90)),
     ],
 )
 def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
-    cfg = train.schedule(dataclasses.replace(TINY, **given), tokens, 4096)
+    cfg = stopping.schedule(dataclasses.replace(TINY, **given), tokens, 4096)
     assert (cfg.max_iters, cfg.lr_decay_iters) == expected
 
 
@@ -241,6 +242,26 @@ def test_it_stops_at_a_target_loss_or_when_patience_ends(learn, prepare, capsys)
     measured = [line["val_loss"] for line in learn(out_dir="b", max_iters=200, **settings) if "val_loss" in line]
     assert 4 < len(measured) < 200 and min(measured[-3:]) > min(measured[1:-3])
     assert "val_loss has not improved in 3 evaluations" in capsys.readouterr().out
+
+
+def test_what_was_wrong_is_shown_again_and_a_resumed_run_shows_the_same(learn):
+    settings = dict(lr_decay_iters=4, min_lr=1e-3, replay=0.5, eval_interval=1000)
+    whole = learn(out_dir="whole", **settings)
+    assert losses(whole) != losses(learn(out_dir="without", **settings | {"replay": 0.0}))
+    epochs = [line["epoch"] for line in whole]
+    assert epochs[7] - epochs[6] == (epochs[1] - epochs[0]) / 2  # half of a batch is not the epoch's
+    learn(out_dir="halves", max_iters=7, **settings)
+    assert torch.load("halves/ckpt.pt", weights_only=True)["loop"]["again"]
+    learn(out_dir="halves", init_from="resume", **settings)
+    assert all(torch.equal(weights("whole")[name], tensor) for name, tensor in weights("halves").items())
+
+
+def test_a_run_that_has_ended_by_its_val_loss_stays_ended(learn, prepare):
+    prepare("held", val_fraction=0.2)
+    settings = dict(dataset="held", eval_interval=1, max_iters=50)
+    for name, ending in (("a", dict(target_loss=10.5)), ("b", dict(patience=1, learning_rate=1.0, decay_lr=False))):
+        first = learn(out_dir=name, **settings, **ending)
+        assert learn(out_dir=name, init_from="resume", **settings, **ending) == first and first[-1]["step"] < 50
 
 
 def test_training_ends_with_commands_that_can_be_typed(learn, capsys):

@@ -36,8 +36,9 @@ weight_decay = 0.0
 
 target_recall = 0.99
 max_iters = None  # by the length of the text
-decay_epochs = 15.0
+decay_epochs = 10.0
+replay = 0.5
 warmup_iters = 3
 lr_shape = "linear"
 lr_hold = 0.35
-min_lr = 1e-4
+min_lr = 2e-4
