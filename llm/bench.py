@@ -86,10 +86,11 @@ def our_update(cfg: train.Settings, on: Runtime) -> tuple[Callable[[], None], li
     optimizers = train.make_optimizers(model, cfg)
     place_weights = train.place_weights_of(cfg, cfg.block_size, on)
     x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=on.device)
+    step_model = runtime.compiled_or_eager(model, x, x, place_weights, on) if on.compile else model
 
     def update() -> None:
         with on.autocast():
-            loss = model(x, x, place_weights=place_weights)[1]
+            loss = step_model(x, x, place_weights=place_weights)[1]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         for optimizer in optimizers:
@@ -126,6 +127,8 @@ def peer(connection, cfg: train.Settings, on: Runtime) -> None:
 
     A process of its own, so that what this one asked of the C library (runtime.keep_freed_memory) does not help there.
     """
+    if on.device.type == "cuda":
+        torch.cuda.set_device(on.device)
     update = hugging_face_update(cfg, on.device)
     try:
         while connection.recv():

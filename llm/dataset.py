@@ -270,7 +270,7 @@ def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.nd
 
 
 class Batches:
-    """Endless training batches. All randomness is a function of (seed, epoch): `place` and `again` alone resume it.
+    """Endless training batches. All randomness is a function of seed, epoch and step: `place` and `again` resume it.
 
     Each call of next() moves every rank past batch_size windows of block_size tokens per rank; rank r takes the r-th of
     them, so that two ranks see in one call what one rank sees in two. Up to `replay` of these windows are not the next
@@ -308,10 +308,16 @@ class Batches:
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
-        (epoch, window), needed = self.place, self.B * self.world_size
-        share = int(self.replay * needed)
+        batches = [self._starts_of_one() for _ in range(self.world_size)]
+        self._starts = batches[self.rank]
+        tokens = self.split.windows(self._starts, self.T + 1)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def _starts_of_one(self) -> np.ndarray:
+        """Where the next rank's B windows begin."""
+        share = int(self.replay * self.B)
         again, self.again = self.again[:share], self.again[share:]
-        starts, needed = [], needed - len(again)
+        starts, needed, (epoch, window) = [], self.B - len(again), self.place
         while needed > 0:  # a batch may begin in one epoch and end in another
             offset, n_windows = epoch_grid(len(self.split), self.T, self.seed, epoch)
             taken = np.arange(window, min(window + needed, n_windows))
@@ -320,10 +326,7 @@ class Batches:
             needed -= len(taken)
             epoch, window = (epoch, window + len(taken)) if window + len(taken) < n_windows else (epoch + 1, 0)
         self.place = (epoch, window)
-        starts.append(np.array(again, dtype=np.int64))
-        self._starts = np.concatenate(starts)[self.rank * self.B : (self.rank + 1) * self.B]
-        tokens = self.split.windows(self._starts, self.T + 1)
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        return np.concatenate([*starts, np.array(again, dtype=np.int64)])
 
     def first_wrong(self, right: torch.Tensor) -> list[int]:
         """Where in the text the first wrong token of each window stands: right (B, T) is about the targets of the batch
@@ -336,9 +339,12 @@ class Batches:
     def show_again(self, tokens: list[int], step: int) -> None:
         """Notes windows around these tokens of the text, at a place that depends on the step, to be shown again.
 
-        All ranks must say the same. A token that a window noted already will show is not noted twice.
+        All ranks must say the same. A token that a window noted already will show is not noted twice, and never more
+        than an epoch's windows are noted: then the epoch itself shows them as soon.
         """
         for token in sorted(set(tokens)):
+            if len(self.again) >= len(self.split) // self.T:
+                break
             if not any(start + self.opening < token <= start + self.T for start in self.again):
                 place = self.opening + seed_for(self.seed, step, token) % (self.T - self.opening)
                 self.again.append(max(0, min(token - 1 - place, len(self.split) - self.T - 1)))

@@ -62,8 +62,16 @@ class Metrics:
             self.tensorboard.close()
 
 
+def require_services(cfg) -> None:
+    """UserError if a service that train.Settings ask for is not installed."""
+    if cfg.wandb_log:
+        require("wandb", "wandb")
+    if cfg.tensorboard_log:
+        require("torch.utils.tensorboard", "tensorboard")
+
+
 def start(cfg, out_dir: Path, *, keep_bytes: int) -> Metrics:
-    """Where train.Settings want the figures of a run. UserError if a service that they ask for is not installed."""
+    """Where train.Settings want the figures of a run."""
     wandb_run = tensorboard = None
     if cfg.wandb_log:
         wandb = require("wandb", "wandb")

@@ -6,7 +6,8 @@ What is known by heart, recall.Exam asks.
 import dataclasses
 import math
 
-USUAL = 20_000  # tokens of the text that decay_epochs is about
+USUAL = 20_000  # tokens: texts up to this length take decay_epochs
+FEWEST = 40  # updates until the decay's end, however short the text is
 
 
 def schedule(cfg, n_tokens: int, tokens_per_iter: int):
@@ -17,23 +18,20 @@ def schedule(cfg, n_tokens: int, tokens_per_iter: int):
     """
     max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
     if max_iters is None:
-        epochs = cfg.decay_epochs * (n_tokens / USUAL) ** (1 / 3)
-        decay = math.ceil(epochs * n_tokens / tokens_per_iter) if decay is None else decay
+        epochs = cfg.decay_epochs * max(1.0, n_tokens / USUAL) ** (1 / 3)
+        decay = max(FEWEST, math.ceil(epochs * n_tokens / tokens_per_iter)) if decay is None else decay
         max_iters = 2 * decay
     return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)
 
 
-def val_loss_says(cfg, best_val_loss: float, stale: int) -> str:
-    """Why training ends early: the lowest val_loss so far, and the evaluations since. Empty where it does not."""
-    if cfg.target_loss and best_val_loss <= cfg.target_loss:
+def val_loss_says(cfg, val_loss: float, stale: int) -> str:
+    """Why training ends early; empty where it does not. stale: evaluations since val_loss was at its best."""
+    if cfg.target_loss and val_loss <= cfg.target_loss:
         return f"val_loss has reached {cfg.target_loss}"
     return f"val_loss has not improved in {stale} evaluations" if cfg.patience and stale >= cfg.patience else ""
 
 
-def longer(cfg) -> str:
-    """The setting that makes a run half as long again."""
-    if cfg.max_iters is not None:
-        return f"--max_iters={max(1, math.ceil(cfg.max_iters * 1.5))}"
-    if cfg.lr_decay_iters is not None:
-        return f"--lr_decay_iters={max(1, math.ceil(cfg.lr_decay_iters * 1.5))}"
-    return f"--decay_epochs={cfg.decay_epochs * 1.5:g}"
+def longer(given, scheduled) -> str:
+    """The setting that makes a run half as long again; scheduled: what `schedule` made of the given settings."""
+    name = "lr_decay_iters" if given.max_iters is None else "max_iters"
+    return f"--{name}={max(1, math.ceil(getattr(scheduled, name) * 1.5))}"

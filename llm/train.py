@@ -85,8 +85,8 @@ class Settings(runtime.Settings):
     lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
     lr_decay_iters: NonNegativeInt | None = None  # where the decay ends; None = max_iters, else after decay_epochs
-    decay_epochs: PositiveFloat = 12.0  # passes through a text of 20,000 tokens until then, if max_iters is None
-    replay: Fraction = 0.0  # share of a batch, at a tenth of the rate and below, that shows again what was wrong
+    decay_epochs: PositiveFloat = 12.0  # passes until then, where max_iters is None; more in texts above 20,000 tokens
+    replay: Fraction = 0.0  # share of a batch that shows again what was wrong, once the rate is a tenth or less
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
     # an early end; None = train for max_iters
     target_recall: Share | None = None  # stop when this share of the text is known by heart (recall@50/50)
@@ -255,6 +255,7 @@ def train(cfg: Settings) -> None:
             f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
             "--val_fraction=0.05, or leave them out"
         )
+    metrics.require_services(cfg)
     encoder = tokenizer.from_description(data.tokenizer_description)
     model, optimizers, state = build(cfg, data, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
@@ -346,18 +347,20 @@ def train(cfg: Settings) -> None:
         speed = metrics.Speed(tokens_per_iter)
         keep_best = data.val is not None and not cfg.always_save_checkpoint
         check_interval = max(1, cfg.max_iters // CHECKS)
-        known, ended, stale = None, state["ended"], state["stale"]  # recall of the whole text, why training ends early
+        ended, stale = state["ended"], state["stale"]  # why training ends early
         if iter_num == 0:
             save("ckpt_init.pt")
         while True:
-            # learned? Once the rate has fallen by half, every so often, and when a run goes on that may be finished
+            # learned? Asked every so often once the rate has fallen by half, seldom while much is to be shown again
             falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 2
             falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
-            learned = exam and len(batches.again) <= exam.may_miss  # what is still to be shown again is not learned
-            due = iter_num >= cfg.max_iters or ended or (falling and learned and iter_num % check_interval == 0)
-            known = exam.passed(model) if exam and due else None
-            ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}" if known else ""
-            ended = ended or stopping.val_loss_says(cfg, best_val_loss, stale)
+            interval = check_interval * (4 if exam and len(batches.again) > exam.may_miss else 1)
+            due = iter_num >= cfg.max_iters or ended or (falling and iter_num % interval == 0)
+            known = exam.passed(model) if exam and due else None  # recall of the whole text
+            if known:
+                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}"
+            elif ended:  # a run that had ended goes on: is that still so, with the settings of today?
+                ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, on), stale) if data.val else ""
             last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
@@ -369,9 +372,10 @@ def train(cfg: Settings) -> None:
                         some = recall.measure(
                             model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
                         )
-                if val_loss is None:  # a good checkpoint is not to be replaced by a broken one
+                some_loss = val_loss
+                if val_loss is None:
                     some_loss = evaluate_loss(model, data.train, dataclasses.replace(cfg, eval_iters=on.world_size), on)
-                must_be_finite(some_loss if val_loss is None else val_loss, iter_num, out_dir)
+                must_be_finite(some_loss, iter_num, out_dir)  # before a good checkpoint is replaced by a broken one
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
                     share = some.share if some else None
@@ -383,7 +387,8 @@ def train(cfg: Settings) -> None:
                 improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
                 best_val_loss = val_loss if improved else best_val_loss
                 stale = 0 if improved or iter_num == 0 else stale + 1
-                ended = ended or stopping.val_loss_says(cfg, best_val_loss, stale)
+                if val_loss is not None:
+                    ended = ended or stopping.val_loss_says(cfg, val_loss, stale)
                 last_step = last_step or bool(ended)
                 if iter_num > 0 or last_step:
                     if improved or not keep_best:
@@ -411,6 +416,7 @@ def train(cfg: Settings) -> None:
                     logits, loss = step_model(x, y, place_weights=place_weights)
                 if replaying:
                     slips += batches.first_wrong(logits.argmax(-1) == y)
+                del logits  # which are large, and not needed for the gradient
                 scaler.scale(loss / micro_steps).backward()
                 loss_sum += loss.detach()
             for optimizer in optimizers:
@@ -444,7 +450,7 @@ def train(cfg: Settings) -> None:
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
     if exam and not known:
-        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {stopping.longer(given)}")
+        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
 

@@ -130,8 +130,8 @@ def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypat
 
 
 def test_what_an_exam_may_miss_is_no_victim_of_rounding():
-    text = Split.in_memory(list(range(40)) * 127, 40)  # 100 windows
-    assert recall.Exam(0.99, text, drawable=torch.arange(40), on=ALONE).may_miss == 1
+    text = Split.in_memory(list(range(50)) * 11, 50)  # 10 windows, and (1 - 0.9) * 10 is below 1
+    assert recall.Exam(0.9, text, drawable=torch.arange(50), on=ALONE).may_miss == 1
 
 
 def test_what_is_covered_counts_blocks_of_20_in_order():

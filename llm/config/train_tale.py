@@ -30,7 +30,7 @@ weight_decay = 0.0
 
 target_recall = 0.99
 max_iters = None  # by the length of the text
-decay_epochs = 24.0
+decay_epochs = 20.0
 replay = 0.5
 warmup_iters = 3
 lr_shape = "linear"
