@@ -104,11 +104,11 @@ def hugging_face_update(cfg: train.Settings, device: torch.device) -> Callable[[
     """One update of GPT2LMHeadModel of the same shape on as many tokens, the ordinary way."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
     config = transformers.GPT2Config(
         n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, n_positions=cfg.block_size, vocab_size=TABLE
     )
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = cfg.dropout
-    config.loss_type = "ForCausalLM"
     model = transformers.GPT2LMHeadModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x = torch.randint(50257, (cfg.batch_size, cfg.block_size), device=device)
