@@ -181,6 +181,12 @@ def compiled_or_eager(
         model.zero_grad(set_to_none=True)
 
 
+def wait_for_all() -> None:
+    """Returns when all ranks are here: one that leaves while another is still at work may be aborted by gloo."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def stop() -> None:
     """Leave the other ranks, where there are any."""
     if dist.is_initialized():

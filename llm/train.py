@@ -458,6 +458,7 @@ def train(cfg: Settings) -> None:
 def main(cfg: Settings) -> None:
     try:
         train(cfg)
+        runtime.wait_for_all()
     finally:
         runtime.stop()
 
