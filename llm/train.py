@@ -147,6 +147,7 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
 
 
 def make_optimizers(model: GPT, cfg: Settings) -> list[torch.optim.Optimizer]:
+    """What the settings say, over the model's parameters: see optim.make_optimizers."""
     return optim.make_optimizers(
         model,
         optimizer=cfg.optimizer,
