@@ -3,10 +3,10 @@
 What follows in a text is decided by the few tokens before. A GPT that begins as noise spends most of its time finding
 out how to attend to them: its attention begins by averaging over everything. Here it begins with that skill, for any
 text: positions are sinusoids, by which a key at a fixed distance can be told with one matrix product, and the heads of
-the first block attend to 1, 2, ..., n_head tokens back. Those of the second look n_head further and find what the first
-had gathered there: passages that are alike for some tokens are told apart by what went before. Everything is trained
-from there as usual; it is the same network, and only the point that it sets out from differs. BENCHMARKS.md has what
-each part brings.
+the first block attend to 1, 2, ..., n_head tokens back. Those of the second look n_head - 1 further and find what the
+first had gathered there: passages that are alike for some tokens are told apart by what went before. Those of the third
+gather that from their neighbours once more. Everything is trained from there as usual; it is the same network, and only
+the point that it sets out from differs. BENCHMARKS.md has what each part brings.
 
 References: sinusoidal positions, Vaswani et al. 2017, arXiv 1706.03762, section 3.5; attention that begins structured,
 Trockman and Kolter 2023, arXiv 2305.09828; previous-token heads, Olsson et al. 2022, arXiv 2209.11895.
@@ -20,7 +20,6 @@ from llm.model import GPT
 
 TOKEN_STD = 0.06  # of the table; GPT-2's 0.02 lets the first updates drown what a token is
 POSITION_RMS = 0.04  # of the positions: a third of what the first block reads, squared, is where a token stands
-BLOCKS = 2  # whose heads look back
 SHARPNESS = 20.0  # score of the token that a head attends to; that of others is around 0
 PROJECTION = 2.0  # times GPT-2's standard deviation, for what is added to the residual stream
 
@@ -56,9 +55,8 @@ def look_back(model: GPT) -> None:
     # the layer norm makes a token and its position together sqrt(C) long
     position = math.sqrt(c.n_embd) * POSITION_RMS / math.hypot(POSITION_RMS, TOKEN_STD)
     gain = math.sqrt(SHARPNESS * math.sqrt(c.n_embd // c.n_head)) / position
-    for number, block in enumerate(transformer.h[:BLOCKS]):
+    for nearest, block in zip((1, c.n_head, 1), transformer.h, strict=False):  # what a block's first head looks back
         query, key, _ = block.attn.c_attn.weight.view(3, c.n_head, -1, c.n_embd)  # each (nh, hs, C)
         for head in range(c.n_head):
-            distance = number * c.n_head + head + 1
-            query[head, : 2 * n] = gain * rotation(-distance * frequencies) @ plane
+            query[head, : 2 * n] = gain * rotation(-(nearest + head) * frequencies) @ plane
             key[head, : 2 * n] = gain * plane

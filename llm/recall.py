@@ -25,7 +25,7 @@ from llm import checkpoint, runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
-from llm.generate import drawable_ids, exact_logits, generate
+from llm.generate import context_start, drawable_ids, exact_logits, generate
 from llm.model import GPT
 from llm.runtime import Runtime, notice
 from llm.text import read_text
@@ -108,65 +108,92 @@ def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2*
     return starts[[counts[gram] == 1 for gram in wanted.tolist()]]
 
 
+def windows_to_ask(starts: np.ndarray, prefix: int) -> np.ndarray:
+    """(n, 3), for `examine`: the SUFFIX tokens after `prefix` of the windows at `starts`."""
+    return starts[:, None] + np.array([0, prefix, prefix + SUFFIX])
+
+
+def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
+    """(n, 3), for `examine`: all tokens after the first PREFIX, each in the context that `generate` has for it.
+
+    If all are right, a recitation from the first PREFIX tokens is the text, word for word.
+    """
+    spans, first = [], PREFIX
+    while first < n_tokens:
+        start = context_start(PREFIX, first, block_size)
+        spans.append((start, first, min(start + block_size + 1, n_tokens)))
+        first = spans[-1][2]
+    return np.array(spans)
+
+
 @torch.inference_mode()
 def examine(
-    model: GPT,
-    split: Split,
-    starts: np.ndarray,
-    *,
-    prefix: int,
-    drawable: torch.Tensor,
-    on: Runtime,
-    batch_size: int = 64,
+    model: GPT, split: Split, asked: np.ndarray, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 64
 ) -> np.ndarray:
-    """How many of SUFFIX tokens after `prefix` are right, for each of the windows at `starts`; ranks share the work.
+    """(n,): how many tokens are wrong in each span of the text that is asked; ranks share the work.
 
+    asked: (n, 3), start, first and end of each: tokens first to end - 1 are to be produced from those from start on.
     drawable: the ids that may be generated (generate.drawable_ids); the argmax is over these, as in sampling. Needs
-    block_size >= prefix + SUFFIX - 1. Leaves the model in evaluation mode.
+    block_size >= end - start - 1. Leaves the model in evaluation mode.
     """
     model.eval()
     head, drawable = model.lm_head.weight[drawable.to(on.device)], drawable.to(on.device)
-    right = np.zeros(len(starts), dtype=np.int64)
-    for k in range(on.rank, len(starts), batch_size * on.world_size):
-        mine = np.s_[k : k + batch_size * on.world_size : on.world_size]
-        x = split.windows(starts[mine], prefix + SUFFIX).to(on.device)  # (B, prefix + SUFFIX)
-        hidden = model.hidden(x[:, :-1])[:, prefix - 1 :]  # (B, SUFFIX, C): what predicts the suffix
-        right[mine] = (drawable[exact_logits(hidden, head).argmax(-1)] == x[:, prefix:]).sum(1).cpu()
-    return np.array(on.sum(*right.tolist()), dtype=np.int64)
+    wrong, lengths = np.zeros(len(asked), dtype=np.int64), asked[:, 2] - asked[:, 0]
+    for length in np.unique(lengths).tolist():
+        alike = np.flatnonzero(lengths == length)
+        for k in range(on.rank * batch_size, len(alike), batch_size * on.world_size):
+            some = alike[k : k + batch_size]
+            prefix = asked[some, 1] - asked[some, 0]
+            x = split.windows(asked[some, 0], length).to(on.device)  # (B, length)
+            hidden = model.hidden(x[:, :-1])[:, prefix.min() - 1 :]  # (B, places, C): what predicts the tokens asked
+            slips = drawable[exact_logits(hidden, head).argmax(-1)] != x[:, prefix.min() :]
+            slips = slips.cpu() & (torch.arange(prefix.min(), length) >= torch.from_numpy(prefix)[:, None])
+            wrong[some] = slips.sum(1)
+    return np.array(on.sum(*wrong.tolist()), dtype=np.int64)
 
 
-def measure(model: GPT, split: Split, starts: np.ndarray, **options) -> Recall:
-    """Recall of the windows at `starts`; the options are those of `examine`."""
-    right = examine(model, split, starts, **options)
-    return Recall(len(starts), int((right == SUFFIX).sum()), int(right.sum()))
+def measure(model: GPT, split: Split, starts: np.ndarray, *, prefix: int, **options) -> Recall:
+    """Recall of the windows at `starts`, of which the model sees `prefix` tokens; options: those of `examine`."""
+    wrong = examine(model, split, windows_to_ask(starts, prefix), **options)
+    return Recall(len(starts), int((wrong == 0).sum()), int((SUFFIX - wrong).sum()))
 
 
 class Exam:
-    """Asks again and again whether a model that is still learning knows `target` of a text; keeps what it got wrong."""
+    """Asks again and again whether a model that is still learning knows `target` of a text; keeps what it got wrong.
 
-    def __init__(self, target: float, split: Split, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 16):
+    A target of 1 means the whole text: all windows, and the recitation from its first tokens to its end.
+    """
+
+    def __init__(
+        self, target: float, split: Split, block_size: int, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 16
+    ):
         self.split, self.drawable, self.on, self.batch_size = split, drawable, on, batch_size
-        starts = window_starts(len(split), PREFIX + SUFFIX)
-        self.may_miss = math.floor((1 - target) * len(starts) + 1e-9)
-        stride = -(-len(starts) // batch_size)
-        self.starts = np.concatenate([starts[k::stride] for k in range(stride)])  # the first few are from all over
+        asked = windows_to_ask(window_starts(len(split), PREFIX + SUFFIX), PREFIX)
+        self.windows = len(asked)
+        self.may_miss = math.floor((1 - target) * self.windows + 1e-9)
+        if target == 1:
+            asked = np.concatenate([asked, recitation_to_ask(len(split), block_size)])
+        stride = -(-len(asked) // batch_size)
+        self.asked = np.concatenate([asked[k::stride] for k in range(stride)])  # the first few are from all over
 
     def passed(self, model: GPT) -> Recall | None:
         """recall@50/50 of the whole text if it is at least the target, else None.
 
-        The windows that were wrong the last time are asked first, then others from all over the text, and it ends as
-        soon as the target is out of reach: while a model is still learning, a few windows are all that is paid for.
+        What was wrong the last time is asked first, then others from all over the text, and it ends as soon as the
+        target is out of reach: while a model is still learning, a few answers are all that is paid for.
         """
-        right = np.empty(0, dtype=np.int64)
-        for some in np.split(self.starts, range(self.batch_size, len(self.starts), self.batch_size)):
+        wrong = np.empty(0, dtype=np.int64)
+        for some in np.split(self.asked, range(self.batch_size, len(self.asked), self.batch_size)):
             with self.on.autocast():
-                of_some = examine(model, self.split, some, prefix=PREFIX, drawable=self.drawable, on=self.on)
-            right = np.append(right, of_some)
-            wrong = np.flatnonzero(right < SUFFIX)
-            if len(wrong) > self.may_miss:
+                of_some = examine(model, self.split, some, drawable=self.drawable, on=self.on)
+            wrong = np.append(wrong, of_some)
+            missed = np.flatnonzero(wrong)
+            if len(missed) > self.may_miss:
                 break
-        self.starts = np.concatenate([self.starts[wrong], np.delete(self.starts, wrong)])
-        return Recall(len(right), len(right) - len(wrong), int(right.sum())) if len(wrong) <= self.may_miss else None
+        self.asked = np.concatenate([self.asked[missed], np.delete(self.asked, missed, axis=0)])
+        if len(missed) > self.may_miss:
+            return None
+        return Recall(self.windows, self.windows - len(missed), self.windows * SUFFIX - int(wrong.sum()))
 
 
 def obstacle(block_size: int, n_tokens: int) -> str | None:

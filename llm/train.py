@@ -89,7 +89,7 @@ class Settings(runtime.Settings):
     replay: Fraction = 0.0  # share of a batch that shows again what was wrong, once the rate is a tenth or less
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
     # an early end; None = train for max_iters
-    target_recall: Share | None = None  # stop when this share of the text is known by heart (recall@50/50)
+    target_recall: Share | None = None  # stop at this share known by heart (recall@50/50); 1 = and all of it recited
     target_loss: PositiveFloat | None = None  # stop when val_loss is as low
     patience: PositiveInt | None = None  # stop after so many evaluations in which val_loss has not improved
     # several processes (torchrun)
@@ -280,7 +280,7 @@ def train(cfg: Settings) -> None:
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
     exam = None
     if cfg.target_recall and not no_recall:
-        exam = recall.Exam(cfg.target_recall, data.train, drawable=drawable, on=reading)
+        exam = recall.Exam(cfg.target_recall, data.train, model.config.block_size, drawable=drawable, on=reading)
     place_weights = place_weights_of(cfg, model.config.block_size, on)
     rate = functools.partial(
         optim.learning_rate_at,

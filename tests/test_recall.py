@@ -112,26 +112,42 @@ def test_an_exam_is_passed_where_the_whole_text_says_so(half_learned, size):
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
     whole = recall.measure(model, split, recall.window_starts(len(text), 100), prefix=50, drawable=drawable, on=ALONE)
     for target, expected in ((whole.share, whole), (whole.share + 0.01, None)):
-        exam = recall.Exam(target, split, drawable=drawable, on=ALONE, batch_size=size)
+        exam = recall.Exam(target, split, 128, drawable=drawable, on=ALONE, batch_size=size)
         assert exam.passed(model) == exam.passed(model) == expected
-        assert sorted(exam.starts) == list(recall.window_starts(len(text), 100))
+        assert sorted(exam.asked[:, 0]) == list(recall.window_starts(len(text), 100))
 
 
 def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypatch):
     model, text = half_learned
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
-    right = recall.examine(model, split, starts, prefix=50, drawable=drawable, on=ALONE)
-    exam, asked, examine = recall.Exam(1.0, split, drawable=drawable, on=ALONE, batch_size=2), [], recall.examine
+    known = recall.examine(model, split, recall.windows_to_ask(starts, 50), drawable=drawable, on=ALONE) == 0
+    exam, asked, examine = recall.Exam(0.99, split, 128, drawable=drawable, on=ALONE, batch_size=2), [], recall.examine
     assert exam.may_miss == 0 and exam.passed(model) is None
     monkeypatch.setattr(recall, "examine", lambda m, s, some, **kw: asked.extend(some) or examine(m, s, some, **kw))
     assert exam.passed(model) is None
-    assert len(asked) == 2 and asked[0] in starts[right < 50]  # one question is enough
+    assert len(asked) == 2 and asked[0][0] in starts[~known]  # one question is enough
+
+
+@pytest.mark.parametrize("block_size", [100, 101, 700])
+def test_a_recitation_is_asked_in_the_contexts_that_generate_has(tiny_model, block_size):
+    model, drawable = tiny_model(block_size=block_size, vocab_size=40).eval(), torch.arange(40)
+    beginning = torch.randint(40, (50,), generator=torch.Generator().manual_seed(3)).tolist()
+    said = beginning + list(generate(model, beginning, max_new_tokens=650, drawable=drawable))
+    asked = recall.recitation_to_ask(700, block_size)
+    assert asked[0, 1] == 50 and asked[-1, 2] == 700 and (asked[1:, 1] == asked[:-1, 2]).all()  # each token once
+    known = Split.in_memory(said, 40)  # what it says is what it would say again, to the last token
+    assert recall.examine(model, known, asked, drawable=drawable, on=ALONE).sum() == 0
+    said[-1] = (said[-1] + 1) % 40
+    wrong = recall.examine(model, Split.in_memory(said, 40), asked, drawable=drawable, on=ALONE)
+    assert wrong.tolist() == [0] * (len(asked) - 1) + [1]
+    for target, spans in ((1.0, 13 + len(asked)), (0.999, 13)):
+        assert len(recall.Exam(target, known, block_size, drawable=drawable, on=ALONE).asked) == spans
 
 
 def test_what_an_exam_may_miss_is_no_victim_of_rounding():
     text = Split.in_memory(list(range(50)) * 11, 50)  # 10 windows, and (1 - 0.9) * 10 is below 1
-    assert recall.Exam(0.9, text, drawable=torch.arange(50), on=ALONE).may_miss == 1
+    assert recall.Exam(0.9, text, 128, drawable=torch.arange(50), on=ALONE).may_miss == 1
 
 
 def test_what_is_covered_counts_blocks_of_20_in_order():
