@@ -1,10 +1,12 @@
-"""Draw loss, recall and learning rate of a training from its metrics.jsonl into a PNG.
+"""Draw loss, recall and learning rate of a training from its metrics.jsonl into a picture.
 
 python plot.py --out_dir=out-tale
+python plot.py --out_dir=out-tale --over=seconds --output=recall.svg
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from llm.configurator import UserError, run_script
 from llm.metrics import read_metrics, require
@@ -14,6 +16,7 @@ from llm.metrics import read_metrics, require
 class Settings:
     out_dir: str = "out"  # the folder that train.py wrote
     output: str | None = None  # the picture; None = metrics.png in out_dir
+    over: Literal["step", "epoch", "seconds"] = "step"  # what is drawn from left to right
 
 
 def main(cfg: Settings) -> None:
@@ -23,9 +26,9 @@ def main(cfg: Settings) -> None:
     plt = require("matplotlib.pyplot", "plot")
 
     def points(name: str) -> tuple[list, list]:
-        """(steps, values) of the lines that have the figure."""
-        found = [(line["step"], line[name]) for line in lines if name in line]
-        return [step for step, _ in found], [value for _, value in found]
+        """(places from left to right, values) of the lines that have the figure."""
+        found = [(line[cfg.over], line[name]) for line in lines if name in line]
+        return [place for place, _ in found], [value for _, value in found]
 
     figure, (top, middle, bottom) = plt.subplots(3, 1, sharex=True, figsize=(8, 9), height_ratios=(3, 2, 1))
     top.plot(*points("loss"), linewidth=1, label="loss")
@@ -36,7 +39,7 @@ def main(cfg: Settings) -> None:
     middle.plot(*points("recall"), marker="o", color="tab:green")
     middle.set(ylabel="recall@50/50", ylim=(-0.03, 1.03))
     bottom.plot(*points("lr"), color="tab:gray")
-    bottom.set(ylabel="learning rate", xlabel="updates")
+    bottom.set(ylabel="learning rate", xlabel={"step": "updates", "epoch": "epochs", "seconds": "seconds"}[cfg.over])
     for axes in (top, middle, bottom):
         axes.grid(alpha=0.3)
     path = Path(cfg.output) if cfg.output else Path(cfg.out_dir) / "metrics.png"

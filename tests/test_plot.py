@@ -8,10 +8,10 @@ from llm import metrics, plot
 from llm.configurator import UserError
 
 LINES = [
-    {"step": 0, "epoch": 0.0, "val_loss": 9.0, "recall": 0.0},
-    {"step": 0, "epoch": 0.0, "loss": 10.0, "lr": 1e-3},
-    {"step": 5, "epoch": 1.0, "loss": 2.0, "lr": 1e-4},
-    {"step": 6, "epoch": 1.2, "val_loss": 3.0, "recall": 0.5},
+    {"step": 0, "epoch": 0.0, "val_loss": 9.0, "recall": 0.0, "seconds": 0.1},
+    {"step": 0, "epoch": 0.0, "loss": 10.0, "lr": 1e-3, "seconds": 0.2},
+    {"step": 5, "epoch": 1.0, "loss": 2.0, "lr": 1e-4, "seconds": 30.0},
+    {"step": 6, "epoch": 1.2, "val_loss": 3.0, "recall": 0.5, "seconds": 31.5},
 ]
 
 
@@ -25,8 +25,9 @@ def test_a_plot_is_a_picture(out_dir, capsys):
     pytest.importorskip("matplotlib")
     plot.main(plot.Settings(out_dir=str(out_dir)))
     assert (out_dir / "metrics.png").read_bytes().startswith(b"\x89PNG") and "metrics.png" in capsys.readouterr().out
-    plot.main(plot.Settings(out_dir=str(out_dir), output=str(out_dir / "curve.svg")))
-    assert b"<svg" in (out_dir / "curve.svg").read_bytes()
+    for over, label in (("step", b"updates"), ("epoch", b"epochs"), ("seconds", b"seconds")):
+        plot.main(plot.Settings(out_dir=str(out_dir), output=str(out_dir / "curve.svg"), over=over))
+        assert b"<svg" in (picture := (out_dir / "curve.svg").read_bytes()) and b"<!-- " + label + b" -->" in picture
     for output in (out_dir / "nowhere" / "a.png", out_dir / "a.xyz"):
         with pytest.raises(UserError, match="cannot write"):
             plot.main(plot.Settings(out_dir=str(out_dir), output=str(output)))
