@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from llm import metrics, runtime, train
+from llm import build, metrics, runtime, train
 from llm.configurator import PositiveInt, load_settings, run_script
 from llm.model import GPT, GPTConfig
 from llm.runtime import Runtime
@@ -83,8 +83,8 @@ def our_update(cfg: train.Settings, on: Runtime) -> tuple[Callable[[], None], li
     """One update as train.py makes it: corpus softmax, and bfloat16 where there is one."""
     shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
     model = GPT(GPTConfig(vocab_size=CORPUS, gelu="tanh", **shape), others=TABLE - CORPUS + 1).to(on.device)
-    optimizers = train.make_optimizers(model, cfg)
-    place_weights = train.place_weights_of(cfg, cfg.block_size, on)
+    optimizers = build.make_optimizers(model, cfg)
+    place_weights = build.place_weights_of(cfg, cfg.block_size, on)
     x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=on.device)
     step_model = runtime.compiled_or_eager(model, x, x, place_weights, on) if on.compile else model
 

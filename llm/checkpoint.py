@@ -8,7 +8,7 @@ nanoGPT's load here:
     best_val_loss   1e9 = none yet                         config         every setting of the run
 
 and ours: format, gelu (GPTConfig's), optimizers (the state dicts of others than AdamW), tokenizer (its description),
-corpus_ids (the ids that occur in the corpus; None = unknown), loop (where training goes on: see train.build, and the
+corpus_ids (the ids that occur in the corpus; None = unknown), loop (where training goes on: see build.py, and the
 text's sha256), checksums (one per part, so that sampling reads and checks the weights alone).
 Files are read by torch's restricted loader: no code in them is ever run.
 """

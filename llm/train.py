@@ -20,6 +20,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping, tokenizer
+from llm.build import build, place_weights_of
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -33,8 +34,7 @@ from llm.configurator import (
 )
 from llm.dataset import Batches, Dataset, Split, evaluation_batches
 from llm.generate import drawable_ids
-from llm.initialise import look_back
-from llm.model import GPT, GPTConfig
+from llm.model import GPT
 from llm.runtime import Runtime, notice
 from llm.tokenizer import Tokenizer
 
@@ -85,7 +85,7 @@ class Settings(runtime.Settings):
     lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
     lr_decay_iters: NonNegativeInt | None = None  # where the decay ends; None = max_iters, else after decay_epochs
-    decay_epochs: PositiveFloat = 12.0  # passes until then, where max_iters is None; more in texts above 20,000 tokens
+    decay_epochs: PositiveFloat = 12.0  # passes until then, where max_iters is None; more in texts above 21,000 tokens
     replay: Fraction = 0.0  # share of a batch that shows again what was wrong, once the rate is a tenth or less
     min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
     # an early end; None = train for max_iters
@@ -107,7 +107,6 @@ class Settings(runtime.Settings):
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
 CHECKS = 32  # of target_recall, if they went on all through a run
-OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
 @torch.inference_mode()
@@ -144,76 +143,6 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
     lines = encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
     line = max((line.strip() for line in lines), key=lambda line: min(len(line), 60))
     return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
-
-
-def make_optimizers(model: GPT, cfg: Settings) -> list[torch.optim.Optimizer]:
-    """What the settings say, over the model's parameters: see optim.make_optimizers."""
-    return optim.make_optimizers(
-        model,
-        optimizer=cfg.optimizer,
-        learning_rate=cfg.learning_rate,
-        muon_lr=cfg.muon_lr,
-        muon_momentum=cfg.muon_momentum,
-        weight_decay=cfg.weight_decay,
-        betas=(cfg.beta1, cfg.beta2),
-    )
-
-
-def place_weights_of(cfg: Settings, block_size: int, on: Runtime) -> torch.Tensor | None:
-    """(block_size,): what each place of a window counts for; None where all count alike."""
-    if cfg.opening_weight == 1.0:
-        return None
-    weights = torch.ones(block_size, device=on.device)
-    weights[:OPENING] = cfg.opening_weight
-    return weights
-
-
-def build(cfg: Settings, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
-    """(model, optimizers, state) to start from: fresh weights, or the run in out_dir. The model has data.corpus's rows.
-
-    state: iter_num, best_val_loss, place in the data and windows to show again, seconds trained, bytes of
-    metrics.jsonl, scaler, stale (evaluations since val_loss improved), ended (why training ended early).
-    """
-    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
-    state |= {"scaler": {}, "stale": 0, "ended": ""}
-    saved = None
-    if cfg.init_from == "resume":
-        path = checkpoint.latest(cfg.out_dir)
-        saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
-        loop = saved.get("loop", {})
-        if (
-            checkpoint.describe_tokenizer(saved, path) != data.tokenizer_description
-            or loop.get("text_sha256", data.train.sha256) != data.train.sha256
-        ):
-            raise UserError(
-                f"{path} was trained on another text (dataset {saved['config'].get('dataset')}) than dataset "
-                f"{data.name} holds now; resume with that one, or leave out --init_from=resume to begin anew"
-            )
-        shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
-        if shared != (data.corpus is not None):
-            raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
-        model = checkpoint.build_model(saved, path, dropout=cfg.dropout)
-        model = corpus.compact(model, data.corpus) if data.corpus else model
-        kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
-        if kept:
-            notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
-        if len(loop.get("place") or (0, 0)) != 2:
-            raise UserError(
-                f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it"
-            )
-        state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])} | loop
-    else:
-        names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-        shape = {name: getattr(cfg, name) for name in names}
-        rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
-        model = GPT(GPTConfig(vocab_size=rows, gelu="tanh", **shape), others=others)
-        if cfg.weights == "look_back":
-            look_back(model)
-    model.to(on.device)
-    optimizers = make_optimizers(model, cfg)
-    if saved:
-        checkpoint.restore_optimizers(optimizers, saved, path)
-    return model, optimizers, state
 
 
 def finish(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llm.initialise import look_back
+from llm.model import GPT, GPTConfig
 
 
 def attention(model, idx):
@@ -23,14 +24,17 @@ def attention(model, idx):
     return torch.stack(weights)
 
 
-@pytest.mark.parametrize("shape", [dict(n_embd=384, n_head=6), dict(n_embd=256, n_head=4)])
-def test_each_head_of_the_first_block_attends_to_the_token_at_its_distance(tiny_model, shape):
-    model = tiny_model(**shape, block_size=256, vocab_size=300)
+@pytest.mark.parametrize("shape", [dict(n_layer=6, n_embd=384, n_head=6), dict(n_layer=4, n_embd=256, n_head=4)])
+def test_each_head_of_the_first_two_blocks_attends_to_the_token_at_its_distance(shape):
+    shape |= dict(block_size=256, vocab_size=4000, bias=False, dropout=0.0, gelu="tanh")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**shape))
     look_back(model)
-    weights = attention(model, torch.randint(300, (1, 256)))[0]
-    for head, weight in enumerate(weights):
-        looked = weight.diagonal(-(head + 1))
-        assert looked.median() > 0.99 and looked.min() > 0.5
+    weights = attention(model, torch.randint(4000, (1, 256)))
+    for nearest, block, mostly in ((1, weights[0], 0.99), (2, weights[1], 0.9)):
+        for head, weight in enumerate(block):
+            looked = weight.diagonal(-(nearest + head))
+            assert looked.median() > mostly and looked.min() > 0.5
 
 
 def test_nothing_is_foretold_yet(tiny_model):

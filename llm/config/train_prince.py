@@ -22,7 +22,7 @@ n_head = 6
 n_embd = 384
 block_size = 256
 dropout = 0.0  # it is to be learned by heart, not understood
-weights = "look_back"  # the heads of the first three blocks begin as ones that see the last tokens
+weights = "look_back"  # the heads of the first two blocks begin as ones that see the last tokens
 
 batch_size = 16
 gradient_accumulation_steps = 1  # 4,096 tokens an update
@@ -36,7 +36,7 @@ weight_decay = 0.0
 
 target_recall = 0.99
 max_iters = None  # by the length of the text
-decay_epochs = 10.0
+decay_epochs = 8.0
 replay = 0.5
 warmup_iters = 3
 lr_shape = "linear"

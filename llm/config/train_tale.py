@@ -16,7 +16,7 @@ n_head = 4
 n_embd = 256
 block_size = 128  # recall@50/50 needs 99
 dropout = 0.0  # it is to be learned by heart, not understood
-weights = "look_back"  # the heads of the first three blocks begin as ones that see the last tokens
+weights = "look_back"  # the heads of the first two blocks begin as ones that see the last tokens
 
 batch_size = 8
 gradient_accumulation_steps = 1  # 1,024 tokens an update

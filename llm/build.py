@@ -1,0 +1,90 @@
+"""What a run sets out from: fresh weights, or a run that is in out_dir. `cfg` is train.Settings."""
+
+from pathlib import Path
+
+import torch
+
+from llm import checkpoint, corpus, optim
+from llm.configurator import UserError
+from llm.dataset import Dataset
+from llm.initialise import look_back
+from llm.model import GPT, GPTConfig
+from llm.runtime import Runtime, notice
+
+OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
+
+
+def build(cfg, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
+    """(model, optimizers, state) to start from. The model has data.corpus's rows.
+
+    state: iter_num, best_val_loss, place in the data and windows to show again, seconds trained, bytes of
+    metrics.jsonl, scaler, stale (evaluations since val_loss improved), ended (why training ended early).
+    """
+    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
+    state |= {"scaler": {}, "stale": 0, "ended": ""}
+    if cfg.init_from == "scratch":
+        model = fresh_model(cfg, data).to(on.device)
+        return model, make_optimizers(model, cfg), state
+    path = checkpoint.latest(cfg.out_dir)
+    saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
+    model = saved_model(saved, path, cfg, data).to(on.device)
+    optimizers = make_optimizers(model, cfg)
+    checkpoint.restore_optimizers(optimizers, saved, path)
+    state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])}
+    return model, optimizers, state | saved.get("loop", {})
+
+
+def fresh_model(cfg, data: Dataset) -> GPT:
+    """The model that the settings describe, with random weights."""
+    names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+    shape = {name: getattr(cfg, name) for name in names}
+    rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
+    model = GPT(GPTConfig(vocab_size=rows, gelu="tanh", **shape), others=others)
+    if cfg.weights == "look_back":
+        look_back(model)
+    return model
+
+
+def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
+    """The model of a checkpoint that this run can go on with; UserError where it cannot."""
+    loop = saved.get("loop", {})
+    if (
+        checkpoint.describe_tokenizer(saved, path) != data.tokenizer_description
+        or loop.get("text_sha256", data.train.sha256) != data.train.sha256
+    ):
+        raise UserError(
+            f"{path} was trained on another text (dataset {saved['config'].get('dataset')}) than dataset "
+            f"{data.name} holds now; resume with that one, or leave out --init_from=resume to begin anew"
+        )
+    shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
+    if shared != (data.corpus is not None):
+        raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
+    if len(loop.get("place") or (0, 0)) != 2:
+        raise UserError(f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it")
+    kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
+    if kept:
+        notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
+    model = checkpoint.build_model(saved, path, dropout=cfg.dropout)
+    return corpus.compact(model, data.corpus) if data.corpus else model
+
+
+def make_optimizers(model: GPT, cfg) -> list[torch.optim.Optimizer]:
+    """What the settings say, over the model's parameters: see optim.make_optimizers."""
+    return optim.make_optimizers(
+        model,
+        optimizer=cfg.optimizer,
+        learning_rate=cfg.learning_rate,
+        muon_lr=cfg.muon_lr,
+        muon_momentum=cfg.muon_momentum,
+        weight_decay=cfg.weight_decay,
+        betas=(cfg.beta1, cfg.beta2),
+    )
+
+
+def place_weights_of(cfg, block_size: int, on: Runtime) -> torch.Tensor | None:
+    """(block_size,): what each place of a window counts for; None where all count alike."""
+    if cfg.opening_weight == 1.0:
+        return None
+    weights = torch.ones(block_size, device=on.device)
+    weights[:OPENING] = cfg.opening_weight
+    return weights
