@@ -22,7 +22,7 @@ import torch
 
 from llm import build, metrics, runtime, train
 from llm.configurator import PositiveInt, load_settings, run_script
-from llm.model import GPT, GPTConfig
+from llm.model import GPT
 from llm.runtime import Runtime
 
 TABLE = 50304  # rows
@@ -81,8 +81,7 @@ def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> in
 
 def our_update(cfg: train.Settings, on: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
     """One update as train.py makes it: corpus softmax, and bfloat16 where there is one."""
-    shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
-    model = GPT(GPTConfig(vocab_size=CORPUS, gelu="tanh", **shape), others=TABLE - CORPUS + 1).to(on.device)
+    model = GPT(build.model_config(cfg, CORPUS), others=TABLE - CORPUS + 1).to(on.device)
     optimizers = build.make_optimizers(model, cfg)
     place_weights = build.place_weights_of(cfg, cfg.block_size, on)
     x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=on.device)

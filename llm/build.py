@@ -34,12 +34,16 @@ def build(cfg, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimi
     return model, optimizers, state | saved.get("loop", {})
 
 
+def model_config(cfg, vocab_size: int) -> GPTConfig:
+    """The shape that the settings describe, with so many rows in the token table."""
+    names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+    return GPTConfig(vocab_size=vocab_size, gelu="tanh", **{name: getattr(cfg, name) for name in names})
+
+
 def fresh_model(cfg, data: Dataset) -> GPT:
     """The model that the settings describe, with random weights."""
-    names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-    shape = {name: getattr(cfg, name) for name in names}
     rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
-    model = GPT(GPTConfig(vocab_size=rows, gelu="tanh", **shape), others=others)
+    model = GPT(model_config(cfg, rows), others=others)
     if cfg.weights == "look_back":
         look_back(model)
     return model

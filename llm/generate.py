@@ -1,34 +1,80 @@
-"""The next token, and the next: a KV cache, the choice of a token, and generation as an iterator.
+"""The next token, and the next: the choice of a token, and generation as an iterator. Logits come from reader.py.
 
 What happens when the context is full: GPT-2's positions are learned, so a cached key belongs to its place and the
 context cannot slide by one. Instead the older half is forgotten: the newest block_size // 2 tokens are read anew from
 place 0, and generation goes on until the context is full again. `context_start` is that rule, the same with the cache
 and without it. A prompt longer than the context is cropped to its last block_size tokens.
+
+A sample does not depend on what is drawn beside it: it has a random generator and a cache of its own, attention is
+computed for each sample by itself, and the products of all together have a fixed number of rows (reader.BATCH_SIZES).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from llm.model import GPT
+from llm.reader import MOST, KVCache, Reader
 
 
-class KVCache:
-    """Keys and values of the tokens read so far, preallocated: (n_layer, B, nh, block_size, hs) each."""
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn. The names, meanings and order are those of Hugging Face's generate."""
 
-    def __init__(self, model: GPT, batch_size: int, dtype: torch.dtype):
-        c, device = model.config, model.lm_head.weight.device
-        shape = (c.n_layer, batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0  # tokens held; the model adds to it once all layers have appended
+    temperature: float = 1.0  # below 1 surer, above 1 wilder; 0 = always the likeliest, the rest does not matter
+    top_k: int | None = None  # among so many of the likeliest; None or 0 = all
+    top_p: float = 1.0  # among the likeliest that have this probability together (Holtzman 2019, arXiv 1904.09751)
+    min_p: float = 0.0  # among those at least so likely, the likeliest being 1 (Nguyen 2024, arXiv 2407.01082)
+    repetition_penalty: float = 1.0  # of tokens that were there already (Keskar 2019, arXiv 1909.05858); 1 = none
 
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores one layer's new keys and values (B, nh, T, hs); returns all of them (B, nh, length + T, hs)."""
-        end = self.length + k.size(2)
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Sample:
+    """One continuation under way: its tokens, its cache and its own random numbers."""
+
+    def __init__(self, reader: Reader, prompt: list[int], sampling: Sampling, seed: int | Sequence[int]):
+        assert prompt, "the prompt needs at least one token"
+        self.ids, self.prompt_length, self.sampling = list(prompt), len(prompt), sampling
+        self.random = np.random.default_rng(seed)
+        self.cache, self.start = KVCache(reader), None  # start: where in ids the context in the cache begins
+        self.seen = None
+        if sampling.repetition_penalty != 1.0:
+            self.seen = np.zeros(len(reader.drawable), dtype=bool)
+            self.seen[[reader.index_of[token] for token in prompt if token in reader.index_of]] = True
+
+    def append(self, reader: Reader, logits: np.ndarray) -> int:
+        """Draws the next token and appends it."""
+        index = choose(logits, self.sampling, self.random, self.seen)
+        if self.seen is not None:
+            self.seen[index] = True
+        self.ids.append(reader.drawable[index])
+        return self.ids[-1]
+
+
+def next_tokens(reader: Reader, samples: list[Sample]) -> list[int]:
+    """One more token for each of the samples, which have it appended."""
+    logits, to_decode, read = [None] * len(samples), [], {}
+    for n, sample in enumerate(samples):
+        start = context_start(sample.prompt_length, len(sample.ids), reader.config.block_size)
+        if start == sample.start:
+            to_decode.append(n)
+            continue
+        sample.start, context = start, tuple(sample.ids[start:])
+        if context in read:  # several samples of one prompt: it is read once
+            logits[n], cache = read[context]
+            sample.cache.copy_from(cache)
+        else:
+            logits[n] = reader.prefill(list(context), sample.cache)
+            read[context] = logits[n], sample.cache
+    for k in range(0, len(to_decode), MOST):
+        some = to_decode[k : k + MOST]
+        rows = reader.decode([samples[n].ids[-1] for n in some], [samples[n].cache for n in some])
+        for n, row in zip(some, rows, strict=True):
+            logits[n] = row
+    return [sample.append(reader, row) for sample, row in zip(samples, logits, strict=True)]
 
 
 def context_start(prompt_length: int, length: int, block_size: int) -> int:
@@ -43,25 +89,34 @@ def context_start(prompt_length: int, length: int, block_size: int) -> int:
     return start
 
 
-def choose(logits: torch.Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
-    """An index into logits (V,): the largest at temperature 0, else drawn from softmax(logits / temperature) over the
-    top_k largest (None or 0 = all). The draw is made on the CPU, so that a seed means the same on every device."""
-    if temperature == 0:
+def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator, seen: np.ndarray | None = None) -> int:
+    """An index into logits (V,), drawn as `sampling` says. seen: (V,) bool, the tokens that were there already.
+
+    Drawn on the CPU from one uniform number, so that a seed means the same on every device; in float64, so that
+    the sum of the probabilities is 1.
+    """
+    penalty = sampling.repetition_penalty
+    if penalty != 1.0 and seen is not None:
+        logits = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+    if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = logits.float().cpu() / temperature
-    if top_k and top_k < len(logits):
-        logits, indices = logits.topk(top_k)
-    else:
-        indices = torch.arange(len(logits))
-    drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-    return int(indices[drawn])
+    kept = np.arange(len(logits))
+    if sampling.top_k and sampling.top_k < len(logits):
+        kept = np.sort(np.argpartition(logits, -sampling.top_k)[-sampling.top_k :])
+    scores = logits[kept].astype(np.float64)
+    p = np.exp((scores - scores.max()) / sampling.temperature)  # of the likeliest: 1
+    if sampling.top_p < 1.0:
+        order = np.argsort(-p, kind="stable")
+        likelier = np.cumsum(p[order]) - p[order]  # what all likelier ones have together
+        p[order[likelier >= sampling.top_p * p.sum()]] = 0.0
+    if sampling.min_p > 0.0:
+        p[p < sampling.min_p] = 0.0
+    sums = np.cumsum(p)
+    return int(kept[np.searchsorted(sums, random.random() * sums[-1], side="right")])
 
 
 def exact_logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """hidden (..., C) times the rows of head (V', C) in float32, whatever autocast says: (..., V').
-
-    In bfloat16, logits of 16 to 32 are multiples of 1/8, so that the largest would often be a tie.
-    """
+    """hidden (..., C) times the rows of head (V', C) in float32, whatever autocast says: (..., V'). See `Reader`."""
     with torch.autocast(hidden.device.type, enabled=False):
         return hidden.float() @ head.float().T
 
@@ -71,38 +126,26 @@ def drawable_ids(corpus_ids: list[int] | None, vocab_size: int) -> torch.Tensor:
     return torch.tensor(corpus_ids) if corpus_ids else torch.arange(vocab_size)
 
 
-@torch.inference_mode()
 def generate(
-    model: GPT,
+    reader: Reader,
     prompt: list[int],
     *,
     max_new_tokens: int,
-    drawable: torch.Tensor,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    generator: torch.Generator | None = None,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    numbers: Iterable[int] = (0,),
     end_of_text: int | None = None,
-    use_cache: bool = True,
-) -> Iterator[int]:
-    """Yields up to max_new_tokens ids that follow the prompt (at least one id); ends early before end_of_text.
+    enough: Collection[int] = (),
+) -> Iterator[tuple[int, int]]:
+    """Yields (n, token): up to max_new_tokens ids that follow the prompt (at least one id) in each sample n of numbers.
 
-    drawable: (V',) int64, see `drawable_ids`; only these rows of the output table are computed.
+    Sample n draws from a generator seeded by (seed, n), so that it is the same whichever others are drawn with it. It
+    ends early before end_of_text, and once the caller has put n into `enough`.
     """
-    assert prompt, "the prompt needs at least one token"
-    block_size, device = model.config.block_size, model.lm_head.weight.device
-    head = model.lm_head.weight[drawable.to(device)]  # (V', C)
-    ids, start, cache = list(prompt), None, None
+    samples = {n: Sample(reader, prompt, sampling, [seed, n]) for n in numbers}
     for _ in range(max_new_tokens):
-        first = context_start(len(prompt), len(ids), block_size)
-        if first != start or not use_cache:
-            start, seen = first, first
-            dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else head.dtype
-            cache = KVCache(model, 1, dtype) if use_cache else None
-        hidden = model.hidden(torch.tensor([ids[seen:]], device=device), cache)  # (1, T, C)
-        seen = len(ids)
-        logits = exact_logits(hidden[0, -1], head)  # (V',)
-        token = int(drawable[choose(logits, temperature=temperature, top_k=top_k, generator=generator)])
-        if token == end_of_text:
-            return
-        ids.append(token)
-        yield token
+        for n, token in zip(list(samples), next_tokens(reader, list(samples.values())), strict=True):
+            if token != end_of_text:
+                yield n, token
+            if token == end_of_text or n in enough:
+                del samples[n]

@@ -47,30 +47,22 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: 
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
+    def __init__(self, config: GPTConfig):
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.n_head, self.dropout = config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache=None):
+    def forward(self, x):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, nh, T, hs)
-        mask = None
-        if cache is not None and cache.length > 0:
-            k, v = cache.append(self.layer, k, v)  # (B, nh, cache.length + T, hs)
-            if T > 1:  # new token i sees all that was cached and the new ones up to itself
-                mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(cache.length)
-        elif cache is not None:
-            cache.append(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         if self.training and x.device.type == "cpu":
             y = plain_attention(q, k, v, dropout)
         else:
-            causal = mask is None and T > 1
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=dropout)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -88,15 +80,15 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config, layer)
+        self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache=None):
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
@@ -112,7 +104,7 @@ class GPT(nn.Module):
                 wte=nn.Embedding(config.vocab_size, config.n_embd),
                 wpe=nn.Embedding(config.block_size, config.n_embd),
                 drop=nn.Dropout(config.dropout),
-                h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
                 ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
             )
         )
@@ -134,27 +126,20 @@ class GPT(nn.Module):
         """Number of parameters, the tied table counted once, positions left out (nanoGPT's count)."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
-    def hidden(self, idx: torch.Tensor, cache=None) -> torch.Tensor:
-        """What the output rows are multiplied with: idx (B, T) int64 -> (B, T, C).
-
-        cache: a generate.KVCache that holds the keys and values of the tokens before idx; those of idx are appended.
-        """
-        past = cache.length if cache is not None else 0
+    def hidden(self, idx: torch.Tensor) -> torch.Tensor:
+        """What the output rows are multiplied with: idx (B, T) int64 -> (B, T, C)."""
         T = idx.size(1)
-        assert past + T <= self.config.block_size, f"{past + T} tokens, but block_size is {self.config.block_size}"
-        positions = torch.arange(past, past + T, device=idx.device)
+        assert self.config.block_size >= T, f"{T} tokens, but block_size is {self.config.block_size}"
+        positions = torch.arange(T, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
         for block in self.transformer.h:
-            x = block(x, cache)
-        if cache is not None:
-            cache.length += T
+            x = block(x)
         return self.transformer.ln_f(x)
 
     def forward(
         self,
         idx: torch.Tensor,
         targets: torch.Tensor | None = None,
-        cache=None,
         place_weights: torch.Tensor | None = None,
     ):
         """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
@@ -162,7 +147,7 @@ class GPT(nn.Module):
 
         place_weights: (T,), what each place of a window counts for in the mean, with no target of -1; None = all alike.
         """
-        x = self.hidden(idx, cache)
+        x = self.hidden(idx)
         if targets is None:
             return self.lm_head(x[:, -1:]), None
         logits = self.lm_head(x)

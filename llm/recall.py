@@ -27,6 +27,7 @@ from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
 from llm.generate import context_start, drawable_ids, exact_logits, generate
 from llm.model import GPT
+from llm.reader import Reader
 from llm.runtime import Runtime, notice
 from llm.text import read_text
 from llm.tokenizer import Tokenizer
@@ -171,7 +172,9 @@ class Exam:
         asked = windows_to_ask(window_starts(len(split), PREFIX + SUFFIX), PREFIX)
         self.windows = len(asked)
         self.may_miss = math.floor((1 - target) * self.windows + 1e-9)
+        self.goal = str(target)  # in words
         if target == 1:
+            self.goal += " with all of the text recited"
             asked = np.concatenate([asked, recitation_to_ask(len(split), block_size)])
         stride = -(-len(asked) // batch_size)
         self.asked = np.concatenate([asked[k::stride] for k in range(stride)])  # the first few are from all over
@@ -289,14 +292,14 @@ def covered(book: np.ndarray, recited: np.ndarray, block: int = BLOCK) -> int:
     return int(found.sum())
 
 
-def recite(model: GPT, tokenizer: Tokenizer, split: Split, *, drawable: torch.Tensor) -> tuple[list[str], dict]:
+def recite(reader: Reader, tokenizer: Tokenizer, split: Split) -> tuple[list[str], dict]:
     """(lines, figures) of a recitation: from the first 50 tokens, greedily, to the length of the book.
 
     What happens when the context is full is generate.py's rule, the same as in sampling.
     """
     book = split.tokens(0, len(split))
     recited = book[:PREFIX].tolist()
-    for token in generate(model, list(recited), max_new_tokens=len(book) - PREFIX, drawable=drawable):
+    for _, token in generate(reader, list(recited), max_new_tokens=len(book) - PREFIX):
         recited.append(token)
         if len(recited) % 2000 == 0:
             notice(f"recited {len(recited):,} of {len(book):,} tokens")
@@ -323,7 +326,7 @@ def write(out_dir: Path, figures: dict, *, checkpoint_name: str, step: int, data
 
 
 def main(cfg: Settings) -> None:
-    on = runtime.start(cfg, inference=True)
+    on = runtime.start(cfg, use="measure")
     model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
     data = Dataset(cfg.dataset or info.dataset)
     if data.tokenizer_description != tokenizer.description:
@@ -335,7 +338,7 @@ def main(cfg: Settings) -> None:
     with on.autocast():
         lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
         if cfg.recite:
-            recitation, figures["recitation"] = recite(model, tokenizer, data.train, drawable=drawable)
+            recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
             lines = recitation + lines
     print("\n".join(lines), flush=True)
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on

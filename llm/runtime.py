@@ -139,18 +139,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which does not shrink before 2 GiB of its end are free
 
 
-def start(settings: Settings, *, backend: str = "nccl", inference: bool = False) -> Runtime:
+def start(
+    settings: Settings, *, backend: str = "nccl", use: Literal["train", "measure", "sample"] = "train"
+) -> Runtime:
     """The runtime of this process; seeds torch, and joins the other ranks where torchrun started several.
 
-    inference=True: sampling and recall. On a CPU "auto" is then float32, because one token at a time is bound by
-    reading the weights, and casting them for each token costs more than it saves. Call `stop` at the end.
+    Only training is compiled. To measure, "auto" means float32 on CPUs, where it costs little. Call `stop` at the end.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
     dtype = pick_dtype(settings.dtype, device)
-    if inference and settings.dtype == "auto" and device.type == "cpu":
+    if use == "measure" and settings.dtype == "auto" and device.type == "cpu":
         dtype = torch.float32
-    compiled = False if inference else settings.compile
+    compiled = settings.compile if use == "train" else False
     if compiled == "auto":
         compiled = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     if device.type == "cpu":

@@ -153,7 +153,7 @@ def finish(
     known: what was measured already of recall@50/50.
     """
     data = Dataset(cfg.dataset)
-    on = runtime.start(cfg, backend=cfg.backend, inference=True)
+    on = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
         with on.autocast():
@@ -171,7 +171,7 @@ def finish(
 
 
 def train(cfg: Settings) -> None:
-    reading, on = runtime.start(cfg, backend=cfg.backend, inference=True), runtime.start(cfg, backend=cfg.backend)
+    reading, on = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
     if cfg.gradient_accumulation_steps % on.world_size:
         raise UserError(
             f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
@@ -288,7 +288,7 @@ def train(cfg: Settings) -> None:
             due = iter_num >= cfg.max_iters or ended or (falling and iter_num % interval == 0)
             known = exam.passed(model) if exam and due else None  # recall of the whole text
             if known:
-                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {cfg.target_recall}"
+                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {exam.goal}"
             elif ended:  # a run that had ended goes on: is that still so, with the settings of today?
                 ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, on), stale) if data.val else ""
             last_step = iter_num >= cfg.max_iters or bool(ended)
@@ -380,7 +380,7 @@ def train(cfg: Settings) -> None:
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
     if exam and not known:
-        notice(f"target_recall={cfg.target_recall} was not reached; train longer with {stopping.longer(given, cfg)}")
+        notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from llm.corpus import Corpus, compact, expand
-from llm.generate import choose
+from llm.generate import Sampling, choose
 
 CORPUS = Corpus(ids=(3, 5, 6, 11, 40), vocab_size=61)
 
@@ -86,6 +87,6 @@ def test_what_was_learned_never_draws_a_foreign_token(tiny_model):
         optimizer.zero_grad()
     full = expand(model, corpus).eval()
     logits = full(torch.tensor(corpus.ids)[rows[:, :-1]], torch.zeros(8, 32, dtype=torch.int64))[0].flatten(0, 1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = [choose(logits[i % len(logits)], temperature=1.0, top_k=200, generator=generator) for i in range(10_000)]
+    logits, random = logits.detach().numpy(), np.random.default_rng(0)
+    drawn = [choose(logits[i % len(logits)], Sampling(top_k=200), random) for i in range(10_000)]
     assert set(drawn) <= set(corpus.ids)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import hugging_face_gpt2, with_nanogpts_names
 
-from llm.generate import KVCache
 from llm.model import GPT, GPTConfig
 
 
@@ -76,15 +75,6 @@ def test_initial_loss_is_that_of_a_uniform_guess():
     model = GPT(GPTConfig(**shape, bias=False, dropout=0.0, gelu="tanh"))
     idx = torch.randint(500, (4, 33))
     assert model(idx[:, :-1], idx[:, 1:])[1].item() == pytest.approx(math.log(500), abs=0.1)
-
-
-@pytest.mark.parametrize("pieces", [(16,), (1,) * 16, (5, 1, 1, 4, 5), (1, 15)])
-def test_reading_in_pieces_with_a_cache_equals_reading_at_once(tiny_model, pieces):
-    model = tiny_model()
-    idx = torch.randint(61, (2, 16))
-    cache = KVCache(model, 2, torch.float32)
-    read = [model.hidden(piece, cache) for piece in idx.split(pieces, dim=1)]
-    torch.testing.assert_close(torch.cat(read, dim=1), model.hidden(idx), rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training(tiny_model):

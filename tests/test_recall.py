@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from llm import recall
 from llm.dataset import Split
 from llm.generate import generate
+from llm.reader import Reader
 from llm.runtime import Runtime
 
 ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)
+
+
+def said(model, prompt, n):
+    """The n tokens that follow, greedily."""
+    reader = Reader(model, torch.arange(40), torch.float32)
+    return [token for _, token in generate(reader, prompt, max_new_tokens=n)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def test_the_teacher_forced_answer_equals_really_generating(half_learned):
     starts = recall.window_starts(len(text), 100)
     expected = 0
     for s in starts.tolist():
-        continuation = list(generate(model, text[s : s + 50], max_new_tokens=50, drawable=drawable))
+        continuation = said(model, text[s : s + 50], 50)
         expected += continuation == text[s + 50 : s + 100]
     measured = recall.measure(model, split, starts, prefix=50, drawable=drawable, on=ALONE)
     assert measured.recited == expected and measured.windows == len(starts) == 13
@@ -133,16 +140,17 @@ def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypat
 def test_a_recitation_is_asked_in_the_contexts_that_generate_has(tiny_model, block_size):
     model, drawable = tiny_model(block_size=block_size, vocab_size=40).eval(), torch.arange(40)
     beginning = torch.randint(40, (50,), generator=torch.Generator().manual_seed(3)).tolist()
-    said = beginning + list(generate(model, beginning, max_new_tokens=650, drawable=drawable))
+    told = beginning + said(model, beginning, 650)
     asked = recall.recitation_to_ask(700, block_size)
     assert asked[0, 1] == 50 and asked[-1, 2] == 700 and (asked[1:, 1] == asked[:-1, 2]).all()  # each token once
-    known = Split.in_memory(said, 40)  # what it says is what it would say again, to the last token
+    known = Split.in_memory(told, 40)  # what it says is what it would say again, to the last token
     assert recall.examine(model, known, asked, drawable=drawable, on=ALONE).sum() == 0
-    said[-1] = (said[-1] + 1) % 40
-    wrong = recall.examine(model, Split.in_memory(said, 40), asked, drawable=drawable, on=ALONE)
+    told[-1] = (told[-1] + 1) % 40
+    wrong = recall.examine(model, Split.in_memory(told, 40), asked, drawable=drawable, on=ALONE)
     assert wrong.tolist() == [0] * (len(asked) - 1) + [1]
-    for target, spans in ((1.0, 13 + len(asked)), (0.999, 13)):
-        assert len(recall.Exam(target, known, block_size, drawable=drawable, on=ALONE).asked) == spans
+    for target, spans, goal in ((1.0, 13 + len(asked), "1.0 with all of the text recited"), (0.999, 13, "0.999")):
+        exam = recall.Exam(target, known, block_size, drawable=drawable, on=ALONE)
+        assert len(exam.asked) == spans and exam.goal == goal
 
 
 def test_what_an_exam_may_miss_is_no_victim_of_rounding():
@@ -165,13 +173,14 @@ def test_what_is_covered_counts_blocks_of_20_in_order():
 
 def test_a_recitation_goes_on_as_sampling_does_and_names_its_first_slip(half_learned):
     model, text = half_learned
+    reader = Reader(model, torch.arange(40), torch.float32)
     words = SimpleNamespace(decode=lambda ids: " ".join(map(str, ids)))
-    lines, figures = recall.recite(model, words, Split.in_memory(text, 40), drawable=torch.arange(40))
-    said = text[:50] + list(generate(model, text[:50], max_new_tokens=650, drawable=torch.arange(40)))
-    slip = next(i for i, (a, b) in enumerate(zip(said, text, strict=True)) if a != b)
+    lines, figures = recall.recite(reader, words, Split.in_memory(text, 40))
+    told = text[:50] + said(model, text[:50], 650)
+    slip = next(i for i, (a, b) in enumerate(zip(told, text, strict=True)) if a != b)
     assert figures["first_slip"] == slip >= 100 and 0.1 < figures["recited"] < 1
-    assert figures["recited"] == recall.covered(np.array(text), np.array(said)) / 700
+    assert figures["recited"] == recall.covered(np.array(text), np.array(told)) / 700
     assert lines[0].startswith(f"first slip: token {slip:,} of 700: after ")
     assert f"the book has '{' '.join(map(str, text[slip : slip + 8]))}'" in lines[0]
-    lines, figures = recall.recite(model, words, Split.in_memory(text[:slip], 40), drawable=torch.arange(40))
+    lines, figures = recall.recite(reader, words, Split.in_memory(text[:slip], 40))
     assert figures == {"first_slip": None, "recited": 1.0, "tokens": slip}

@@ -35,10 +35,10 @@ def test_dtype_auto_is_bfloat16_where_the_hardware_has_it(monkeypatch):
     assert runtime.pick_dtype("float16", torch.device("cpu")) == torch.float16
 
 
-def test_sampling_on_a_cpu_is_float32_unless_asked_otherwise():
-    assert runtime.start(runtime.Settings(device="cpu"), inference=True).dtype == torch.float32
+def test_recall_on_a_cpu_is_measured_in_float32_unless_asked_otherwise():
+    assert runtime.start(runtime.Settings(device="cpu"), use="measure").dtype == torch.float32
     asked = runtime.Settings(device="cpu", dtype="bfloat16")
-    assert runtime.start(asked, inference=True).dtype == torch.bfloat16
+    assert runtime.start(asked, use="measure").dtype == torch.bfloat16
 
 
 def test_the_line_says_what_was_decided_and_how_to_override_it():

@@ -1,0 +1,140 @@
+"""A trained model made ready for reading: it takes tokens, keeps what it needs in a KV cache, says what follows.
+
+A new token is multiplied with every weight of the model, so that what takes the time is reading the weights from
+memory. Here each is stored once in the dtype of the products, and on CPUs in oneDNN's own layout, which spares it from
+rearranging them for each token. The network is written out a second time, without modules, for what is left is the
+time that Python and torch take to call some 90 operations (BENCHMARKS.md). The arithmetic is that of torch.autocast,
+which the model was trained with: products in the dtype, everything else in float32.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from llm.model import GPT
+
+# rows of the products when tokens of several samples are read; the rest is padding. In float32, one row would be
+# multiplied by another routine than several, which rounds differently: a sample would depend on what is drawn beside it
+BATCH_SIZES = {torch.float32: (4, 8), torch.bfloat16: (1, 4, 8), torch.float16: (1, 4, 8)}
+MOST = 8  # samples at once
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class KVCache:
+    """Keys and values of the tokens that one sample has read, preallocated: (2, nh, block_size, hs) for each layer.
+
+    On CPUs in float32, for which attention to one token takes a third of the time that it takes in bfloat16.
+    """
+
+    def __init__(self, reader: "Reader"):
+        c, device = reader.config, reader.device
+        shape = (c.n_layer, 2, c.n_head, c.block_size, c.n_embd // c.n_head)
+        dtype = torch.float32 if device.type == "cpu" else reader.dtype
+        self.layers = torch.empty(shape, dtype=dtype, device=device).unbind(0)
+        self.length = 0  # tokens held
+
+    def copy_from(self, other: "KVCache") -> None:
+        """Holds what the other one holds."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine[:, :, : other.length] = theirs[:, :, : other.length]
+        self.length = other.length
+
+
+class Product:
+    """x (..., in) times a linear layer's weights, in `dtype`: (..., out); gelu: also GPT-2's activation ("tanh") or the
+    exact one ("none"), see GPTConfig."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, gelu: str | None = None):
+        """weight: (out, in); bias: (out,) or None."""
+        self.dtype, self.gelu = dtype, gelu
+        self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        self.in_onednn = ONEDNN and weight.device.type == "cpu" and dtype != torch.float16
+        if self.in_onednn:  # the two operators that torch's compiler packs weights with
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, BATCH_SIZES[dtype][0])
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.dtype)
+        if self.in_onednn:
+            after = ("gelu", [], self.gelu) if self.gelu else ("none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+        x = F.linear(x, self.weight, self.bias)
+        return F.gelu(x, approximate=self.gelu) if self.gelu else x
+
+
+class Reader:
+    """Letters in shape comments: see model.py; V' the ids that may be drawn."""
+
+    def __init__(self, model: GPT, drawable: torch.Tensor, dtype: torch.dtype):
+        """drawable: (V',) int64, see generate.drawable_ids; dtype: of the products.
+
+        The logits are float32 whatever the dtype: in bfloat16, those of 16 to 32 are multiples of 1/8, so that the
+        largest would often be a tie.
+        """
+
+        def product(linear: nn.Linear, gelu: str | None = None) -> Product:
+            return Product(linear.weight, linear.bias, dtype, gelu)
+
+        def norm(layer: nn.LayerNorm) -> tuple:
+            return layer.normalized_shape, layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+
+        self.config, self.dtype, self.device = model.config, dtype, model.lm_head.weight.device
+        parts = model.transformer
+        self.wte, self.wpe, self.ln_f = parts.wte.weight.detach(), parts.wpe.weight.detach(), norm(parts.ln_f)
+        self.blocks = [
+            (norm(b.ln_1), product(b.attn.c_attn), product(b.attn.c_proj))
+            + (norm(b.ln_2), product(b.mlp.c_fc, model.config.gelu), product(b.mlp.c_proj))
+            for b in parts.h
+        ]
+        self.drawable = drawable.tolist()
+        self.index_of = {token: index for index, token in enumerate(self.drawable)}
+        self.head = Product(model.lm_head.weight[drawable.to(self.device)], None, torch.float32)
+
+    @torch.inference_mode()
+    def prefill(self, ids: list[int], cache: KVCache) -> np.ndarray:
+        """Reads the tokens of a whole context into the cache, whatever it held: (V',) logits of what follows."""
+        cache.length = 0
+        return self._read(torch.tensor([ids], device=self.device), [cache])[0]
+
+    @torch.inference_mode()
+    def decode(self, tokens: list[int], caches: list[KVCache]) -> np.ndarray:
+        """Reads one more token into each of n caches, at most MOST: (n, V') logits of what follows."""
+        size = next(size for size in BATCH_SIZES[self.dtype] if size >= len(tokens))
+        padded = tokens + [0] * (size - len(tokens))
+        return self._read(torch.tensor(padded, device=self.device)[:, None], caches)[: len(tokens)]
+
+    def _read(self, idx: torch.Tensor, caches: list[KVCache]) -> np.ndarray:
+        """(B, V') logits of what follows idx (B, T); rows beyond the caches' are padding. T > 1 into empty caches."""
+        T = idx.size(1)
+        places = [cache.length for cache in caches] + [0] * (len(idx) - len(caches))
+        assert max(places) + T <= self.config.block_size, f"{max(places) + T} tokens in {self.config.block_size} places"
+        places = torch.tensor(places, device=self.device)[:, None]
+        if T > 1:
+            places = places + torch.arange(T, device=self.device)
+        x = F.embedding(idx, self.wte) + F.embedding(places, self.wpe)  # (B, T, C)
+        for layer, (ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj) in enumerate(self.blocks):
+            x = x + attn_c_proj(self._attend(layer, c_attn(F.layer_norm(x, *ln_1)), caches))
+            x = x + mlp_c_proj(c_fc(F.layer_norm(x, *ln_2)))
+        for cache in caches:
+            cache.length += T
+        return self.head(F.layer_norm(x[:, -1], *self.ln_f)).cpu().numpy()
+
+    def _attend(self, layer: int, qkv: torch.Tensor, caches: list[KVCache]) -> torch.Tensor:
+        """Stores the keys and values of new tokens, and lets them look at all stored ones and themselves.
+
+        qkv: (B, T, 3C). Returns (B, T, C). Each row by itself, so that it does not depend on the others.
+        """
+        B, T, _ = qkv.shape
+        nh, C = self.config.n_head, self.config.n_embd
+        rows = []
+        for row, cache in zip(qkv.to(caches[0].layers[0].dtype), caches, strict=False):
+            held, end = cache.layers[layer], cache.length + T
+            new = row.view(T, 3, nh, C // nh).permute(1, 2, 0, 3)  # (3, nh, T, hs)
+            held[:, :, cache.length : end] = new[1:]
+            k, v = held[:, None, :, :end]  # (1, nh, end, hs) each
+            y = F.scaled_dot_product_attention(new[:1], k, v, is_causal=T > 1)
+            rows.append(y.transpose(1, 2).reshape(1, T, C))
+        rows += itertools.repeat(torch.zeros_like(rows[0]), B - len(rows))
+        return torch.cat(rows) if B > 1 else rows[0]
