@@ -210,7 +210,7 @@ def listen(cfg: Settings) -> socket.socket:
     try:
         return socket.create_server((cfg.host, cfg.port), family=socket.AF_INET6 if ":" in cfg.host else socket.AF_INET)
     except (OSError, OverflowError) as e:
-        why = getattr(e, "strerror", None) or e
+        why = os.strerror(e.errno) if getattr(e, "errno", None) else e
         raise UserError(
             f"cannot listen on {cfg.host}, port {cfg.port}: {why}; type another --port, or --port=0"
         ) from None

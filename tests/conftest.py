@@ -1,6 +1,7 @@
 """Shared by all tests: a copy of the package to run scripts from, small datasets, small models."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import dataset, tokenizer
+from llm import checkpoint, dataset, tokenizer
 from llm.model import GPT, GPTConfig
 
 PACKAGE = Path(dataset.__file__).parent
@@ -91,6 +92,57 @@ def run(package, monkeypatch):
         return finished
 
     return run
+
+
+@pytest.fixture(scope="session")
+def served(package, tiny_model, tmp_path_factory):
+    """A folder with out/ckpt.pt, a small model with random weights; its dataset is prepared in the package's copy."""
+    folder = tmp_path_factory.mktemp("served")
+    text, encoder = STORY[:6000], tokenizer.gpt2()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "DATA", package / "data")
+        dataset.write_dataset(dataset.DATA / "served", text, encoder, val_fraction=0, source={}, train_command=("x",))
+        split = dataset.Dataset("served").train
+    model = tiny_model(vocab_size=50304, block_size=64)
+    (folder / "out").mkdir()
+    checkpoint.save(
+        folder / "out" / "ckpt.pt",
+        model=model,
+        optimizers=[torch.optim.AdamW(model.parameters())],
+        iter_num=12,
+        best_val_loss=1e9,
+        config={"dataset": "served"},
+        tokenizer_description=encoder.description,
+        corpus_ids=sorted(set(encoder.encode(text))),
+        loop={"text_sha256": split.sha256},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start_server(package, served):
+    """start_server(...) runs serve.py of the copy in a process of its own: (process, port)."""
+    processes = []
+
+    def start(*arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, str(package / "serve.py"), "--out_dir=out", "--port=0", "--dtype=float32", *arguments],
+            cwd=served,
+            env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"} | environment,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        processes.append(process)
+        for line in process.stderr:
+            if found := re.search(r"serving out at http://127.0.0.1:(\d+); Ctrl-C", line):
+                return process, int(found[1])
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 def hugging_face_gpt2(**changes):
