@@ -6,10 +6,12 @@
 First the machine: its rate of matrix products, 2,048 x 2,048 x 2,048, median of 9. Then whole updates (forward,
 backward, clipping, optimizer) of two models, each in turns with Hugging Face's GPT2LMHeadModel of the same shape on as
 many tokens, trained the ordinary way: float32, AdamW, the softmax over all tokens. Needs the extra dev (transformers).
-Last, one update of Muon beside torch.optim.Muon's.
+Then one update of Muon beside torch.optim.Muon's. Last, reading back: see bench_sampling.py.
 """
 
+import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import platform
 import statistics
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from llm import build, metrics, runtime, train
+from llm import bench_sampling, build, metrics, runtime, train
 from llm.configurator import PositiveInt, load_settings, run_script
 from llm.model import GPT
 from llm.runtime import Runtime
@@ -32,7 +34,9 @@ CORPUS = 3842  # rows in training: a book's own tokens, and one for all others
 @dataclass(frozen=True)
 class Settings(runtime.Settings):
     # how thoroughly
-    repeats: PositiveInt = 5  # timed updates of each; the median counts
+    repeats: PositiveInt = 5  # timed updates of each, and samples; the median counts
+    training: bool = True  # measure training
+    sampling: bool = True  # measure sampling
 
 
 def models() -> dict[str, train.Settings]:
@@ -121,36 +125,45 @@ def hugging_face_update(cfg: train.Settings, device: torch.device) -> Callable[[
     return update
 
 
-def peer(connection, cfg: train.Settings, on: Runtime) -> None:
-    """The other process: an update for each message, answered by its seconds, until the connection is closed.
+class Peer:
+    """A process of its own, in which work = make(*arguments) is made once; each call is its seconds for `work`.
 
     A process of its own, so that what this one asked of the C library (runtime.keep_freed_memory) does not help there.
     """
-    if on.device.type == "cuda":
-        torch.cuda.set_device(on.device)
-    update = hugging_face_update(cfg, on.device)
-    try:
-        while connection.recv():
-            connection.send(seconds_of(update, on))
-    except EOFError:
-        pass
+
+    def __init__(self, on: Runtime, make: Callable, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=self._work, args=(far_end, on, make, arguments), daemon=True)
+        self.process.start()
+        far_end.close()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.connection.close()
+        self.process.join()
+
+    def __call__(self, *arguments) -> float:
+        self.connection.send(arguments)
+        return self.connection.recv()
+
+    @staticmethod
+    def _work(connection, on: Runtime, make: Callable, arguments: tuple) -> None:
+        if on.device.type == "cuda":
+            torch.cuda.set_device(on.device)
+        work = make(*arguments)
+        with contextlib.suppress(EOFError):
+            while True:
+                connection.send(seconds_of(functools.partial(work, *connection.recv()), on))
 
 
 def beside_hugging_face(cfg: train.Settings, ours: Callable[[], None], repeats: int, on: Runtime) -> tuple:
     """Median seconds of an update, (ours, Hugging Face's), in turns after one round that does not count."""
-    context = multiprocessing.get_context("spawn")
-    connection, far_end = context.Pipe()
-    process = context.Process(target=peer, args=(far_end, cfg, on), daemon=True)
-    process.start()
-    far_end.close()
-    rounds = []
-    for _ in range(repeats + 1):
-        connection.send(True)
-        rounds.append((connection.recv(), seconds_of(ours, on)))
-    connection.close()
-    process.join()
-    theirs, ours = (statistics.median(times) for times in zip(*rounds[1:], strict=True))
-    return ours, theirs
+    with Peer(on, hugging_face_update, cfg, on.device) as theirs:
+        rounds = [(seconds_of(ours, on), theirs()) for _ in range(repeats + 1)]
+    return tuple(statistics.median(times) for times in zip(*rounds[1:], strict=True))
 
 
 def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -158,10 +171,8 @@ def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return torch.optim.Muon(of.param_groups[0]["params"], lr=1e-4, weight_decay=0.0)
 
 
-def main(cfg: Settings) -> None:
-    metrics.require("transformers", "dev")
-    on = runtime.start(cfg)
-    print(f"{on.describe()}\n{instruction_set()}, torch {torch.__version__}")
+def report_training(repeats: int, on: Runtime) -> None:
+    """Prints the tables."""
     rates = {dtype: product_rate(dtype, on) for dtype in (torch.bfloat16, torch.float32)}
     names = {dtype: str(dtype).removeprefix("torch.") for dtype in rates}
     print("matrix products: " + ", ".join(f"{names[d]} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
@@ -171,7 +182,7 @@ def main(cfg: Settings) -> None:
     for name, model in models().items():
         update, optimizers = our_update(model, on)
         muon = muon or optimizers[1]
-        ours, theirs = beside_hugging_face(model, update, cfg.repeats, on)
+        ours, theirs = beside_hugging_face(model, update, repeats, on)
         tokens = model.batch_size * model.block_size
         rate = rates.get(on.dtype, rates[torch.float32])
         share = flops_per_token(model.n_layer, model.n_embd, model.block_size, CORPUS) * tokens / ours / rate
@@ -182,10 +193,21 @@ def main(cfg: Settings) -> None:
     matrices = muon.param_groups[0]["params"]
     for p in matrices:
         p.grad = torch.randn_like(p)
-    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], cfg.repeats, on)
+    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], repeats, on)
     print(
-        f"\nMuon, one update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}"
+        f"\nMuon, an update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}",
+        flush=True,
     )
+
+
+def main(cfg: Settings) -> None:
+    metrics.require("transformers", "dev")
+    on = runtime.start(cfg)
+    print(f"{on.describe()}\n{instruction_set()}, torch {torch.__version__}")
+    if cfg.training:
+        report_training(cfg.repeats, on)
+    if cfg.sampling:
+        bench_sampling.report(next(iter(models().values())), Peer, cfg.repeats, runtime.start(cfg, use="sample"))
 
 
 if __name__ == "__main__":

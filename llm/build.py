@@ -11,7 +11,7 @@ from llm.initialise import look_back
 from llm.model import GPT, GPTConfig
 from llm.runtime import Runtime, notice
 
-OPENING = 8  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
+OPENING = 3  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
 def build(cfg, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:

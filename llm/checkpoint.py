@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from llm import dataset, tokenizer
 from llm.configurator import UserError
@@ -181,12 +182,21 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
     return checkpoint
 
 
+class Uninitialised(TorchFunctionMode):
+    """A context in which torch.nn.init does nothing (on the meta device, it takes a second to import a compiler)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
     """The GPT of a checkpoint from `read`, its weights the checkpoint's own memory; `changes` replace model_args."""
     try:
         gelu = checkpoint.get("gelu", "none")  # nanoGPT's files don't say: it always computes the exact function
         config = GPTConfig(**(checkpoint["model_args"] | {"gelu": gelu} | changes))
-        with torch.device("meta"):  # no memory, no random numbers: the weights come from the file
+        with torch.device("meta"), Uninitialised():  # the weights come from the file
             model = GPT(config)
         model.load_state_dict(checkpoint["model"], assign=True)
     except (TypeError, RuntimeError) as e:

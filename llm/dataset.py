@@ -269,6 +269,11 @@ def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.nd
     return np.clip(offset + (index - int(offset > 0)) * T, 0, n_tokens - T - 1)
 
 
+def cut(windows: torch.Tensor, length: int) -> torch.Tensor:
+    """Windows (B, T) cut into shorter ones: (B * (T // length), length). A rest is left out; length <= T."""
+    return windows[:, : windows.size(1) // length * length].reshape(-1, length)
+
+
 class Batches:
     """Endless training batches. All randomness is a function of seed, epoch and step: `place` and `again` resume it.
 

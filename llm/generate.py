@@ -104,7 +104,8 @@ def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator, 
     if sampling.top_k and sampling.top_k < len(logits):
         kept = np.sort(np.argpartition(logits, -sampling.top_k)[-sampling.top_k :])
     scores = logits[kept].astype(np.float64)
-    p = np.exp((scores - scores.max()) / sampling.temperature)  # of the likeliest: 1
+    with np.errstate(over="ignore"):  # minus infinity is as good
+        p = np.exp((scores - scores.max()) / sampling.temperature)  # of the likeliest: 1
     if sampling.top_p < 1.0:
         order = np.argsort(-p, kind="stable")
         likelier = np.cumsum(p[order]) - p[order]  # what all likelier ones have together

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from llm.configurator import UserError
+from llm.dataset import Split
 
 METRICS = "metrics.jsonl"
 
@@ -68,6 +69,12 @@ def require_services(cfg) -> None:
         require("wandb", "wandb")
     if cfg.tensorboard_log:
         require("torch.utils.tensorboard", "tensorboard")
+
+
+def describe_loss(loss: float, split: Split) -> str:
+    """The loss, and in bits per character where the dataset says how many characters the split has."""
+    bits = f" ({loss / math.log(2) * len(split) / split.characters:.3f} bits per character)" if split.characters else ""
+    return f"{loss:.4f}{bits}"
 
 
 def start(cfg, out_dir: Path, *, keep_bytes: int) -> Metrics:

@@ -145,7 +145,8 @@ class GPT(nn.Module):
         """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
         targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None.
 
-        place_weights: (T,), what each place of a window counts for in the mean, with no target of -1; None = all alike.
+        place_weights: (block_size,), what each place of a window counts for in the mean, with no target of -1; None =
+        all alike.
         """
         x = self.hidden(idx)
         if targets is None:
@@ -155,5 +156,6 @@ class GPT(nn.Module):
             logits[..., -1] += math.log(self.others)
         if place_weights is None:
             return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        place_weights = place_weights[: targets.size(1)]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return logits, (losses.view_as(targets).mean(0) * place_weights).sum() / place_weights.sum()

@@ -59,7 +59,7 @@ class Product:
         x = x.to(self.dtype)
         if self.in_onednn:
             after = ("gelu", [], self.gelu) if self.gelu else ("none", [], "")
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, *after)
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x, approximate=self.gelu) if self.gelu else x
 

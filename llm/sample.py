@@ -30,6 +30,7 @@ from llm.reader import MOST, Reader
 from llm.runtime import notice
 from llm.stream import TextStream
 from llm.text import read_text
+from llm.tokenizer import encode_prompt
 
 SEPARATOR = "---------------"  # between samples
 SEARCHED = 5_000_000  # tokens: in texts up to this size the prompt is looked up, to tell why it may not be recited
@@ -45,7 +46,7 @@ class Settings(runtime.Settings):
     start: str = "\n"  # the prompt; FILE:prompt.txt reads it from a file
     num_samples: PositiveInt = 1  # continuations of the prompt
     max_new_tokens: NonNegativeInt = 500  # tokens each
-    temperature: NonNegativeFloat = 0.8  # below 1 surer, above 1 wilder; 0 = always the likeliest token
+    temperature: NonNegativeFloat = 0.3  # below 1 surer, above 1 wilder; 0 = always the likeliest token (nanoGPT: 0.8)
     top_k: NonNegativeInt | None = 200  # draw among so many of the likeliest; 0 or None = among all
     top_p: Share = 1.0  # draw among the likeliest that have this probability together
     min_p: Fraction = 0.0  # draw among those that are at least so likely, the likeliest being 1
@@ -114,7 +115,7 @@ class Writer:
         """The prompt's tokens; says what is odd about it. UserError for an empty one."""
         # nanoGPT's way to ask for the beginning of a document; anywhere else these characters are plain text
         end_of_text = self.tokenizer.end_of_text
-        ids = [end_of_text] if prompt == "<|endoftext|>" and end_of_text else self.tokenizer.encode(prompt)
+        ids = [end_of_text] if prompt == "<|endoftext|>" and end_of_text else encode_prompt(self.tokenizer, prompt)
         if not ids:
             raise UserError('start is empty: the model needs at least one token; type --start="Once upon a time"')
         if message := prompt_notice(prompt, self.book, by_characters=end_of_text is None):

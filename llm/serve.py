@@ -24,6 +24,7 @@ from llm.generate import drawable_ids
 from llm.reader import Reader
 from llm.runtime import notice
 from llm.sample import book_text
+from llm.tokenizer import encode_prompt
 
 PAGE = Path(__file__).parent / "assets" / "page.html"
 MOST_BODY = 1_000_000  # bytes of a request
@@ -62,7 +63,7 @@ class Service:
         """The ids of a prompt. Refused for one that is too long or that the model cannot read."""
         if isinstance(prompt, str):
             try:
-                ids = self.tokenizer.encode(prompt)
+                ids = encode_prompt(self.tokenizer, prompt)
             except UserError as e:
                 raise Refused(400, str(e), param="prompt") from None
         else:
@@ -207,9 +208,11 @@ def make_app(service: Service, cfg: Settings, key: str | None):
 
 def listen(cfg: Settings) -> socket.socket:
     """A socket that is bound to where the settings say. UserError where that is not possible."""
+    if not 0 <= cfg.port < 2**16:
+        raise UserError(f"port={cfg.port}: expected a number from 0 to 65535; type --port=0 for one that is free")
     try:
         return socket.create_server((cfg.host, cfg.port), family=socket.AF_INET6 if ":" in cfg.host else socket.AF_INET)
-    except (OSError, OverflowError) as e:
+    except OSError as e:
         why = os.strerror(e.errno) if getattr(e, "errno", None) else e
         raise UserError(
             f"cannot listen on {cfg.host}, port {cfg.port}: {why}; type another --port, or --port=0"

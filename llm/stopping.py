@@ -13,12 +13,11 @@ FEWEST = 40  # updates until the decay's end, however short the text is
 def schedule(cfg, n_tokens: int, tokens_per_iter: int):
     """The settings with max_iters and lr_decay_iters as numbers: where they are None, they follow from the text.
 
-    A longer text needs more epochs, because more of its passages are alike: with the square root of its length, as far
-    as we have measured (BENCHMARKS.md).
+    A longer text needs more epochs, because more of its passages are alike (BENCHMARKS.md has what was measured).
     """
     max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
     if max_iters is None:
-        epochs = cfg.decay_epochs * math.sqrt(max(1.0, n_tokens / USUAL))
+        epochs = cfg.decay_epochs * max(1.0, n_tokens / USUAL) ** 0.75
         decay = max(FEWEST, math.ceil(epochs * n_tokens / tokens_per_iter)) if decay is None else decay
         max_iters = 2 * decay
     return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)

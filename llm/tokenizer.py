@@ -124,3 +124,10 @@ def from_description(description: dict) -> Tokenizer:
     if description.get("kind") == "characters" and isinstance(description.get("characters"), str):
         return Characters(description["characters"])
     raise UserError(f"unknown tokenizer {description}: expected gpt2 or characters; a newer llm may know it")
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of a prompt as the text has it. GPT-2's tokens begin with their space: one that begins with a small letter
+    stands in mid-sentence, so it gets the space that is before it there."""
+    in_mid_sentence = prompt[:1].islower() and tokenizer.end_of_text is not None
+    return tokenizer.encode(f" {prompt}" if in_mid_sentence else prompt)

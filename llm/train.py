@@ -32,7 +32,7 @@ from llm.configurator import (
     command,
     run_script,
 )
-from llm.dataset import Batches, Dataset, Split, evaluation_batches
+from llm.dataset import Batches, Dataset, Split, cut, evaluation_batches
 from llm.generate import drawable_ids
 from llm.model import GPT
 from llm.runtime import Runtime, notice
@@ -68,7 +68,8 @@ class Settings(runtime.Settings):
     weights: Literal["gpt2", "look_back"] = "gpt2"  # to begin with; look_back: attention that sees the last tokens
     # loss
     corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
-    opening_weight: PositiveFloat = 1.0  # what the first 8 places of a window, where little can be known, count for
+    opening_weight: PositiveFloat = 1.0  # what the first 3 places of a window, where little can be known, count for
+    short_block: PositiveInt | None = None  # learn windows of so many tokens every 4th update: prompts are short
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
     learning_rate: PositiveFloat = 6e-4  # AdamW's highest
@@ -106,6 +107,7 @@ class Settings(runtime.Settings):
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
+SHORT_EVERY = 4  # updates: one of so many has windows of short_block tokens
 CHECKS = 32  # of target_recall, if they went on all through a run
 
 
@@ -121,12 +123,6 @@ def evaluate_loss(model: GPT, split: Split, cfg: Settings, on: Runtime) -> float
         total, count = total + loss.item() * targets, count + targets
     total, count = on.sum(total, count)
     return total / count
-
-
-def describe_loss(loss: float, split: Split) -> str:
-    """The loss, and in bits per character where the dataset says how many characters the split has."""
-    bits = f" ({loss / math.log(2) * len(split) / split.characters:.3f} bits per character)" if split.characters else ""
-    return f"{loss:.4f}{bits}"
 
 
 def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
@@ -242,7 +238,7 @@ def train(cfg: Settings) -> None:
             if split is not None:
                 loss = evaluate_loss(model, split, cfg, on)
                 if on.is_main:
-                    print(f"{name} loss {describe_loss(loss, split)}")
+                    print(f"{name} loss {metrics.describe_loss(loss, split)}")
         return
 
     # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
@@ -311,7 +307,7 @@ def train(cfg: Settings) -> None:
                     share = some.share if some else None
                     log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
                     parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
-                    parts += [f"val loss {describe_loss(val_loss, data.val)}"] if data.val else []
+                    parts += [f"val loss {metrics.describe_loss(val_loss, data.val)}"] if data.val else []
                     parts += [f"recall@{recall.PREFIX}/{recall.SUFFIX} {some}"] if some else []
                     metrics.progress("evaluated: " + ", ".join(parts), passing=False)
                 improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
@@ -335,13 +331,14 @@ def train(cfg: Settings) -> None:
             step_model.train()
             loss_sum, slips = torch.zeros((), device=on.device), []
             replaying = cfg.replay > 0 and iter_num >= cfg.warmup_iters and lr <= cfg.learning_rate / 10
+            short = 0 if iter_num % SHORT_EVERY or replaying else min(cfg.short_block or 0, model.config.block_size)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
                 # it is the same whichever rank computes that micro-batch
                 torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * on.world_size + on.rank))
                 if on.world_size > 1:  # gradients are exchanged once an update
                     step_model.require_backward_grad_sync = micro_step == micro_steps - 1
-                x, y = map(on.to_device, batches.next())
+                x, y = (on.to_device(cut(ids, short) if short else ids) for ids in batches.next())
                 with on.autocast():
                     logits, loss = step_model(x, y, place_weights=place_weights)
                 if replaying:

@@ -1,12 +1,13 @@
 """The benchmark measures what it says, on a small model."""
 
+import dataclasses
 import re
 import sys
 
 import pytest
 import torch
 
-from llm import bench, train
+from llm import bench, bench_sampling, train
 from llm.configurator import UserError
 from llm.runtime import Runtime
 
@@ -17,13 +18,38 @@ TINY = train.Settings(n_layer=2, n_head=2, n_embd=32, block_size=16, batch_size=
 def test_it_prints_both_and_their_ratio(monkeypatch, capsys):
     pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "models", lambda: {"tiny": TINY})
-    bench.main(bench.Settings(repeats=1, dtype="float32"))
+    bench.main(bench.Settings(repeats=1, dtype="float32", sampling=False))
     out = capsys.readouterr().out
     assert re.search(r"matrix products: bfloat16 [\d,]+ GFLOP/s, float32 [\d,]+ GFLOP/s", out)
     ours, theirs, ratio = re.search(r"\| tiny \| ([\d,]+) \| \d+% \| ([\d,]+) \| ([\d.]+) \|", out).groups()
     ours, theirs = (float(number.replace(",", "")) for number in (ours, theirs))
     assert float(ratio) == pytest.approx(ours / theirs, rel=0.1, abs=0.1)
     assert re.search(r"torch.optim.Muon [\d.]+ s, ratio [\d.]+", out)
+
+
+def test_sampling_is_timed_beside_hugging_face_and_the_floor(monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(bench, "models", lambda: {"tiny": dataclasses.replace(TINY, block_size=32)})
+    monkeypatch.setattr(bench_sampling, "SHORT", 20)
+    monkeypatch.setattr(bench_sampling, "LONG", 60)
+    bench.main(bench.Settings(repeats=1, dtype="float32", training=False))
+    out = capsys.readouterr().out
+    rows = re.findall(r"^\| ([18] samples?, \d+ tokens) \| ([\d,]+) \| (.+) \| ([\d,]+) \| ([\d.]+) \|$", out, re.M)
+    assert [beside.split(",")[0] for _, _, beside, _, _ in rows] == ["Hugging Face"] * 2 + [
+        "without a cache",
+        "what memory allows",
+    ]
+    for _, ours, _, other, ratio in rows:
+        ours, other = (float(number.replace(",", "")) for number in (ours, other))
+        assert float(ratio) == pytest.approx(ours / other, rel=0.1, abs=0.1)
+    assert re.search(r"sample.py to its first token: [\d.]+ s, .* ratio [\d.]+", out)
+
+
+def test_hugging_face_is_given_the_same_weights():
+    pytest.importorskip("transformers")
+    model, reference = bench_sampling.random_model(TINY), bench_sampling.hugging_face_model(TINY)
+    idx = torch.randint(50257, (1, 16))
+    torch.testing.assert_close(reference(idx).logits, model(idx, idx)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_timed_is_what_is_trained():

@@ -241,3 +241,16 @@ def test_a_full_evaluation_counts_each_target_once(n, T, B):
 def test_a_short_evaluation_takes_so_many_batches_from_all_over():
     batches = list(evaluation_batches(numbers(1000), 10, 4, 5, ALONE))
     assert len(batches) == 5 and batches[0][0].min() == 0 and batches[-1][1].max() == 999
+
+
+def test_windows_are_cut_into_shorter_ones():
+    windows = torch.arange(20).view(2, 10)
+    assert dataset.cut(windows, 3).tolist() == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6, 7, 8],
+        [10, 11, 12],
+        [13, 14, 15],
+        [16, 17, 18],
+    ]
+    assert dataset.cut(windows, 10).tolist() == windows.tolist()

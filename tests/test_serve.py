@@ -45,7 +45,7 @@ def alone(served):
     def alone(prompt, n_tokens, seed, number=0, **sampling):
         tokens = generate(
             reader,
-            encoder.encode(prompt),
+            tokenizer.encode_prompt(encoder, prompt),
             max_new_tokens=n_tokens,
             sampling=Sampling(**sampling),
             seed=seed,
@@ -320,7 +320,7 @@ def test_ctrl_c_finishes_what_runs_and_ends(start_server):
     "settings, message",
     [
         ({"host": "0.0.0.0"}, "host=0.0.0.0 is open to others: put a key into LLM_API_KEY"),
-        ({"port": 70000}, "cannot listen on 127.0.0.1, port 70000"),
+        ({"port": 70000}, "port=70000: expected a number from 0 to 65535"),
         ({"host": "no.such.host.example"}, "LLM_API_KEY"),
         ({"out_dir": "nowhere", "port": 0}, "out_dir=nowhere does not exist"),
     ],

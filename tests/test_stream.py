@@ -1,7 +1,7 @@
 """Text is shown as whole characters, and never what may yet be a stop string."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm.stream import TextStream, begun
@@ -55,7 +55,7 @@ def test_only_what_may_become_a_stop_string_is_held_back():
     assert pieces == ["a", " ", "", "", "xy ", "b", ""]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet="ab", max_size=12), st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3))
 def test_the_text_is_that_before_the_first_stop_string_to_be_complete(text, stops):
     encoder = Characters("ab")

@@ -21,6 +21,7 @@ weights = "look_back"  # the heads of the first two blocks begin as ones that se
 batch_size = 8
 gradient_accumulation_steps = 1  # 1,024 tokens an update
 opening_weight = 0.1  # what cannot be known need not be learned
+short_block = 16  # a prompt is as short
 optimizer = "muon"
 muon_lr = 0.02
 muon_momentum = 0.85
