@@ -100,12 +100,11 @@ def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator, 
         logits = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
     if sampling.temperature == 0:
         return int(logits.argmax())
-    kept = np.arange(len(logits))
-    if sampling.top_k and sampling.top_k < len(logits):
-        kept = np.sort(np.argpartition(logits, -sampling.top_k)[-sampling.top_k :])
-    scores = logits[kept].astype(np.float64)
-    with np.errstate(over="ignore"):  # minus infinity is as good
-        p = np.exp((scores - scores.max()) / sampling.temperature)  # of the likeliest: 1
+    highest = logits.max()
+    kept = np.flatnonzero(logits >= highest - 40 * sampling.temperature)  # the others are e**40 times less likely
+    if sampling.top_k and sampling.top_k < len(kept):
+        kept = np.sort(kept[np.argpartition(logits[kept], -sampling.top_k)[-sampling.top_k :]])
+    p = np.exp((logits[kept].astype(np.float64) - highest) / sampling.temperature)  # of the likeliest: 1
     if sampling.top_p < 1.0:
         order = np.argsort(-p, kind="stable")
         likelier = np.cumsum(p[order]) - p[order]  # what all likelier ones have together

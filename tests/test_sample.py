@@ -1,9 +1,12 @@
 """sample.py prints the prompt and what follows it, and says what it reads."""
 
 import dataclasses
+import io
+import re
 
 import pytest
 import torch
+from conftest import STORY
 
 from llm import checkpoint, sample
 from llm.configurator import UserError
@@ -135,3 +138,56 @@ def test_bfloat16_is_used_where_asked(said):
     out, err = said(dtype="bfloat16", temperature=0.0)
     assert "bfloat16" in err and len(out) > 20
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_stop_string_ends_a_sample_before_it(said):
+    whole = said(start="The echo").out.rstrip("\n")
+    stop = whole[30:33]
+    assert said(start="The echo", stop=stop).out == whole[: whole.index(stop, len("The echo"))] + "\n"
+
+
+def test_more_samples_than_are_drawn_at_once_are_what_they_are_alone(said):
+    together = (
+        said(num_samples=10, max_new_tokens=5, dtype="float32").out.removesuffix("\n").split("\n---------------\n")
+    )
+    assert len(together) == 10 and len(set(together)) > 5
+    assert (
+        said(num_samples=9, max_new_tokens=5, dtype="float32").out.removesuffix("\n").split("\n---------------\n")
+        == (together[:9])
+    )
+
+
+def test_what_stands_in_the_book_is_marked_with_its_place(said):
+    words = " ".join(STORY[:6000].split()[100:120])
+    out, err = said(start=f"He said: {words} but", cite=True)
+    assert out.startswith(f"He said: ⟦{words}⟧ (") and "line " in out
+    assert re.search(r"20 of \d+ words stand in the book, in spans of 8 words or more", err)
+
+
+def test_citing_needs_the_book(said, data):
+    for path in (data / "story").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="cite=True needs the text that .* was trained on.*leave out --cite"):
+        said(start="The echo", cite=True)
+
+
+def test_interactive_asks_again_until_the_input_ends(said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("The echo\n\nA wall\n"))
+    out, err = said(interactive=True, max_new_tokens=5)
+    assert out.startswith("The echo") and "\nA wall" in out and err.count("> ") == 4
+    monkeypatch.setattr("sys.stdin", io.StringIO("The echo\nThe echo"))
+    one, two = said(interactive=True).out.split("\nThe echo")
+    assert one.removeprefix("The echo") != two.rstrip("\n")  # another try, another continuation
+
+
+def test_ctrl_c_ends_a_continuation_and_not_the_program(said, monkeypatch):
+    def interrupted(*arguments, generate=sample.generate, **options):
+        for n, drawn in enumerate(generate(*arguments, **options)):
+            if n == 3:
+                raise KeyboardInterrupt
+            yield drawn
+
+    monkeypatch.setattr(sample, "generate", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("The echo\nA wall\n"))
+    out, err = said(interactive=True)
+    assert "\nA wall" in out and err.count("3 tokens in") == 2
