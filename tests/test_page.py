@@ -126,3 +126,20 @@ def test_an_empty_beginning_is_a_mistake(page):
     page.click("#go")
     page.wait_for_selector("[role=alert]:not(:empty)")
     assert page.inner_text("[role=alert]").startswith("prompt: expected a text that is not empty")
+
+
+def test_where_there_is_a_key_the_page_asks_for_it(browser, start_server):
+    port = start_server(LLM_API_KEY="open sesame")[1]
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{port}")
+    page.wait_for_selector("#key", state="visible")
+    page.fill("#prompt", PROMPT)
+    page.fill("#max_tokens", "5")
+    page.click("#go")
+    page.wait_for_selector("[role=alert]:not(:empty)")
+    assert "expected the server's key" in page.inner_text("[role=alert]")
+    page.fill("#key", "open sesame")
+    page.click("#go")
+    page.wait_for_selector("#about:not(:empty)")
+    assert page.inner_text("article").startswith(PROMPT) and page.inner_text("[role=alert]") == ""
+    page.close()
