@@ -7,17 +7,19 @@ import dataclasses
 import math
 
 USUAL = 21_000  # tokens: texts up to this length take decay_epochs
+MOST_TIMES = 3.75  # decay_epochs, for longer ones
 FEWEST = 40  # updates until the decay's end, however short the text is
 
 
 def schedule(cfg, n_tokens: int, tokens_per_iter: int):
     """The settings with max_iters and lr_decay_iters as numbers: where they are None, they follow from the text.
 
-    A longer text needs more epochs, because more of its passages are alike (BENCHMARKS.md has what was measured).
+    A longer text needs more epochs, because more of its passages are alike: in proportion to its length, up to a limit
+    (BENCHMARKS.md, "Other books").
     """
     max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
     if max_iters is None:
-        epochs = cfg.decay_epochs * max(1.0, n_tokens / USUAL) ** 0.75
+        epochs = cfg.decay_epochs * min(max(1.0, n_tokens / USUAL), MOST_TIMES)
         decay = max(FEWEST, math.ceil(epochs * n_tokens / tokens_per_iter)) if decay is None else decay
         max_iters = 2 * decay
     return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)

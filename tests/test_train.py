@@ -224,7 +224,8 @@ def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
     "tokens, given, expected",
     [
         (20000, dict(max_iters=None, decay_epochs=16.0), (158, 79)),
-        (84000, dict(max_iters=None, decay_epochs=8.0), (930, 465)),  # four times as long, 2.8 times as often
+        (42000, dict(max_iters=None, decay_epochs=8.0), (330, 165)),  # twice as long, twice as often
+        (84000, dict(max_iters=None, decay_epochs=8.0), (1232, 616)),  # four times: no more than 3.75 as often
         (5000, dict(max_iters=None, decay_epochs=60.0), (148, 74)),  # a quarter as long: as often
         (500, dict(max_iters=None, decay_epochs=10.0), (80, 40)),
         (20480, dict(max_iters=None, lr_decay_iters=30), (60, 30)),
