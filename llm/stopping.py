@@ -25,6 +25,11 @@ def schedule(cfg, n_tokens: int, tokens_per_iter: int):
     return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)
 
 
+def short_every(n_tokens: int) -> int:
+    """One of so many updates has short windows; fewer in longer texts, which have more passages to tell apart."""
+    return round(4 * max(1.0, n_tokens / USUAL))
+
+
 def val_loss_says(cfg, val_loss: float, stale: int) -> str:
     """Why training ends early; empty where it does not. stale: evaluations since val_loss was at its best."""
     if cfg.target_loss and val_loss <= cfg.target_loss:

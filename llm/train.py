@@ -69,7 +69,7 @@ class Settings(runtime.Settings):
     # loss
     corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
     opening_weight: PositiveFloat = 1.0  # what the first 3 places of a window, where little can be known, count for
-    short_block: PositiveInt | None = None  # learn windows of so many tokens every 4th update: prompts are short
+    short_block: PositiveInt | None = None  # learn windows of so many tokens in every 4th update: prompts are short
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
     learning_rate: PositiveFloat = 6e-4  # AdamW's highest
@@ -107,7 +107,6 @@ class Settings(runtime.Settings):
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
-SHORT_EVERY = 4  # updates: one of so many has windows of short_block tokens
 CHECKS = 32  # of target_recall, if they went on all through a run
 
 
@@ -186,6 +185,7 @@ def train(cfg: Settings) -> None:
     model, optimizers, state = build(cfg, data, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
+    short_every = stopping.short_every(len(data.train))
     scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
@@ -331,7 +331,7 @@ def train(cfg: Settings) -> None:
             step_model.train()
             loss_sum, slips = torch.zeros((), device=on.device), []
             replaying = cfg.replay > 0 and iter_num >= cfg.warmup_iters and lr <= cfg.learning_rate / 10
-            short = 0 if iter_num % SHORT_EVERY or replaying else min(cfg.short_block or 0, model.config.block_size)
+            short = 0 if iter_num % short_every or replaying else min(cfg.short_block or 0, model.config.block_size)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
                 # it is the same whichever rank computes that micro-batch

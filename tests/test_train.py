@@ -238,6 +238,10 @@ def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
     assert (cfg.max_iters, cfg.lr_decay_iters) == expected
 
 
+def test_short_windows_are_rarer_in_longer_texts():
+    assert [stopping.short_every(n) for n in (500, 21_000, 42_000, 126_000)] == [4, 4, 8, 24]
+
+
 def test_it_stops_at_a_target_loss_or_when_patience_ends(learn, prepare, capsys):
     prepare("held", val_fraction=0.2)
     lines = learn(dataset="held", target_loss=10.5, eval_interval=1, max_iters=50)
