@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from llm import build, checkpoint, tokenizer
-from llm.generate import Sampling, drawable_ids, generate
+from llm import build, checkpoint, sample, tokenizer
+from llm.generate import generate
 from llm.model import GPT
 from llm.reader import MOST, Reader
 from llm.runtime import Runtime
 
 PROMPT = [464, 3329, 318, 9258, 287, 262, 2603, 13]  # 8 tokens
-DRAWN = Sampling(temperature=0.3, top_k=200)  # sample.py's defaults
+DRAWN = sample.Drawing().sampling()  # sample.py's defaults
 SHORT, LONG = 240, 500  # tokens
 FAMILIAR = torch.arange(3841)  # as many ids as a book has
 
@@ -125,7 +125,7 @@ def seconds_to_the_first_token(model: GPT, repeats: int) -> tuple[float, float]:
             best_val_loss=1e9,
             config={"dataset": "none"},
             tokenizer_description=tokenizer.GPT2_DESCRIPTION,
-            corpus_ids=drawable_ids(FAMILIAR.tolist(), 50257).tolist(),
+            corpus_ids=FAMILIAR.tolist(),
             loop={},
         )
         ours = [sys.executable, str(here / "sample.py"), f"--out_dir={folder}", "--start=The morning"]

@@ -41,7 +41,9 @@ class Book:
         for number, line in enumerate(lines):
             if not line.strip():
                 continue
-            alone = not any(other.strip() for other in lines[max(0, number - 1) : number] + lines[number + 1 :][:1])
+            alone = not any(
+                other.strip() for other in lines[max(0, number - 1) : number] + lines[number + 1 : number + 2]
+            )
             if alone and HEADING.fullmatch(line.strip()):
                 chapter = " ".join(line.split())
             self.firsts.append(len(self.words))

@@ -8,17 +8,13 @@ that come stand in the book, in spans of 8 or more? Drawn with sample.py's setti
 more exactly, this what sampling makes of it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from llm import checkpoint, runtime, sample
+from llm import sample
 from llm.cite import FEWEST_WORDS, Book
 from llm.configurator import UserError, run_script
-from llm.generate import Sampling, drawable_ids, generate
-from llm.reader import Reader
+from llm.generate import generate
 from llm.recall import CONTROL
-from llm.runtime import notice
 from llm.text import read_text
 from llm.tokenizer import encode_prompt
 
@@ -37,11 +33,6 @@ ASKED = [
     "How do I bake bread without yeast?",
     "Explain quantum computing to a child.",
 ]
-
-
-@dataclass(frozen=True)
-class Settings(sample.Settings):
-    pass
 
 
 def prompts_of(words: list[str], joined: str, seed: int) -> list[tuple[str, int]]:
@@ -69,19 +60,16 @@ def foreign_prompts() -> list[str]:
     return ASKED + [" ".join(s[: 5 + n % 8]) for n, s in enumerate(chosen)]
 
 
-def main(cfg: Settings) -> None:
-    on = runtime.start(cfg, use="sample")
-    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-    notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
+def main(cfg: sample.Drawing) -> None:
+    reader, tokenizer, info = sample.load_reader(cfg)
     text = sample.book_text(info, tokenizer)
     if not text:
         raise UserError(f"the text that {info.path} was trained on is not in dataset {info.dataset}: prepare it again")
-    book, reader = Book(text), Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), on.dtype)
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
+    book = Book(text)
 
     def continuation(prompt: str) -> str:
         ids = encode_prompt(tokenizer, prompt)
-        tokens = generate(reader, ids, max_new_tokens=cfg.max_new_tokens, sampling=sampling, seed=cfg.seed)
+        tokens = generate(reader, ids, max_new_tokens=cfg.max_new_tokens, sampling=cfg.sampling(), seed=cfg.seed)
         return tokenizer.decode([token for _, token in tokens])
 
     recited = 0
@@ -109,4 +97,4 @@ def main(cfg: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings, __doc__)
+    run_script(main, sample.Drawing, __doc__)

@@ -30,29 +30,36 @@ from llm.reader import MOST, Reader
 from llm.runtime import notice
 from llm.stream import TextStream
 from llm.text import read_text
-from llm.tokenizer import encode_prompt
+from llm.tokenizer import Tokenizer, encode_prompt
 
 SEPARATOR = "---------------"  # between samples
 SEARCHED = 5_000_000  # tokens: in texts up to this size the prompt is looked up, to tell why it may not be recited
 
 
 @dataclass(frozen=True)
-class Settings(runtime.Settings):
+class Drawing(runtime.Settings):
     # which model
-    init_from: str = "resume"  # resume = a checkpoint in out_dir; pretrained models such as gpt2 are to come
     out_dir: str = "out"  # the folder that train.py wrote
     checkpoint_name: str = "ckpt.pt"  # which of its checkpoints; ckpt_init.pt is the model before training
     # what to draw
-    start: str = "\n"  # the prompt; FILE:prompt.txt reads it from a file
-    num_samples: PositiveInt = 1  # continuations of the prompt
     max_new_tokens: NonNegativeInt = 500  # tokens each
     temperature: NonNegativeFloat = 0.3  # below 1 surer, above 1 wilder; 0 = always the likeliest token (nanoGPT: 0.8)
     top_k: NonNegativeInt | None = 200  # draw among so many of the likeliest; 0 or None = among all
     top_p: Share = 1.0  # draw among the likeliest that have this probability together
     min_p: Fraction = 0.0  # draw among those that are at least so likely, the likeliest being 1
     repetition_penalty: PositiveFloat = 1.0  # above 1, what was there already is less likely
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class Settings(Drawing):
+    # the prompt, and how to show what follows
+    init_from: str = "resume"  # resume = a checkpoint in out_dir; pretrained models such as gpt2 are to come
+    start: str = "\n"  # the prompt; FILE:prompt.txt reads it from a file
+    num_samples: PositiveInt = 1  # continuations of the prompt
     stop: str | None = None  # end before this text
-    # how to show it
     interactive: bool = False  # ask for a prompt, continue it, ask again; Ctrl-C ends the continuation
     cite: bool = False  # mark what stands word for word in the book, and where: chapter and line
 
@@ -97,12 +104,19 @@ def book_text(info: checkpoint.Info, tokenizer) -> str:
     return tokenizer.decode(split.tokens(0, len(split)).tolist())
 
 
+def load_reader(cfg) -> tuple[Reader, Tokenizer, checkpoint.Info]:
+    """The model in cfg.out_dir, ready for reading; says which it is. cfg: the settings of any script that draws."""
+    on = runtime.start(cfg, use="sample")
+    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
+    notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
+    return Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), on.dtype), tokenizer, info
+
+
 class Writer:
     """Continues prompts, and prints what it draws."""
 
     def __init__(self, cfg: Settings, reader: Reader, tokenizer, info: checkpoint.Info):
         self.cfg, self.reader, self.tokenizer = cfg, reader, tokenizer
-        self.sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.repetition_penalty)
         self.book = book_text(info, tokenizer)
         self.cited = Book(self.book) if cfg.cite else None
         if cfg.cite and not self.book:
@@ -140,7 +154,7 @@ class Writer:
                 self.reader,
                 ids,
                 max_new_tokens=self.cfg.max_new_tokens,
-                sampling=self.sampling,
+                sampling=self.cfg.sampling(),
                 seed=self.cfg.seed,
                 numbers=numbers,
                 end_of_text=self.tokenizer.end_of_text,
@@ -201,10 +215,7 @@ def main(cfg: Settings) -> None:
     if cfg.init_from != "resume":
         raise UserError(f"init_from={cfg.init_from} is not there yet: expected resume, a checkpoint in out_dir")
     prompt = read_prompt(cfg.start)
-    on = runtime.start(cfg, use="sample")
-    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-    notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
-    writer = Writer(cfg, Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), on.dtype), tokenizer, info)
+    writer = Writer(cfg, *load_reader(cfg))
     if cfg.interactive:
         return ask(writer)
     ids = writer.ids(prompt)

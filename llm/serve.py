@@ -15,15 +15,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, metrics, runtime
+from llm import metrics, runtime
 from llm.cite import Book
 from llm.completions import Answer, Refused, Request, checked
 from llm.configurator import PositiveInt, UserError, run_script
 from llm.engine import Engine, Full
-from llm.generate import drawable_ids
-from llm.reader import Reader
 from llm.runtime import notice
-from llm.sample import book_text
+from llm.sample import book_text, load_reader
 from llm.tokenizer import encode_prompt
 
 PAGE = Path(__file__).parent / "assets" / "page.html"
@@ -49,15 +47,11 @@ class Service:
     """One model, and what is asked of it."""
 
     def __init__(self, cfg: Settings):
-        on = runtime.start(cfg, use="sample")
-        model, self.tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-        reader = Reader(model, drawable_ids(info.corpus_ids, self.tokenizer.vocab_size), on.dtype)
-        self.cfg, self.name, self.dataset = cfg, Path(cfg.out_dir).resolve().name, info.dataset
-        self.table_rows, self.created = model.config.vocab_size, int(time.time())
+        reader, self.tokenizer, info = load_reader(cfg)
+        self.cfg, self.name, self.created = cfg, Path(cfg.out_dir).resolve().name, int(time.time())
         text = book_text(info, self.tokenizer)
         self.book = Book(text) if text else None
         self.engine = Engine(reader, self.tokenizer, most_waiting=cfg.queue)
-        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}")
 
     def encoded(self, prompt) -> list[int]:
         """The ids of a prompt. Refused for one that is too long or that the model cannot read."""

@@ -69,7 +69,7 @@ class Settings(runtime.Settings):
     # loss
     corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
     opening_weight: PositiveFloat = 1.0  # what the first 3 places of a window, where little can be known, count for
-    short_block: PositiveInt | None = None  # learn windows of so many tokens in every 4th update: prompts are short
+    short_block: PositiveInt | None = None  # every 4th update, in longer texts fewer, has windows of so many tokens
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
     learning_rate: PositiveFloat = 6e-4  # AdamW's highest
