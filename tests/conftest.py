@@ -94,6 +94,21 @@ def run(package, monkeypatch):
     return run
 
 
+def save_trained(path, model, split, corpus_ids, *, dataset):
+    """Writes a checkpoint of a model that learned a split in GPT-2's tokens, as train.py saves it."""
+    checkpoint.save(
+        path,
+        model=model,
+        optimizers=[torch.optim.AdamW(model.parameters())],
+        iter_num=12,
+        best_val_loss=1e9,
+        config={"dataset": dataset},
+        tokenizer_description=tokenizer.GPT2_DESCRIPTION,
+        corpus_ids=corpus_ids,
+        loop={"text_sha256": split.sha256},
+    )
+
+
 @pytest.fixture(scope="session")
 def served(package, tiny_model, tmp_path_factory):
     """A folder with out/ckpt.pt, a small model with random weights; its dataset is prepared in the package's copy."""
@@ -105,17 +120,7 @@ def served(package, tiny_model, tmp_path_factory):
         split = dataset.Dataset("served").train
     model = tiny_model(vocab_size=50304, block_size=64)
     (folder / "out").mkdir()
-    checkpoint.save(
-        folder / "out" / "ckpt.pt",
-        model=model,
-        optimizers=[torch.optim.AdamW(model.parameters())],
-        iter_num=12,
-        best_val_loss=1e9,
-        config={"dataset": "served"},
-        tokenizer_description=encoder.description,
-        corpus_ids=sorted(set(encoder.encode(text))),
-        loop={"text_sha256": split.sha256},
-    )
+    save_trained(folder / "out" / "ckpt.pt", model, split, sorted(set(encoder.encode(text))), dataset="served")
     return folder
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from conftest import STORY
+from conftest import STORY, save_trained
 
-from llm import checkpoint, sample
+from llm import sample
 from llm.configurator import UserError
 
 BOOK = "The pump dripped. “It’s dropped its aitch,” said Ibbet. A wall stood there."
@@ -41,17 +41,7 @@ def trained(prepare, tiny_model, tmp_path, monkeypatch):
     data = prepare()
     (tmp_path / "out").mkdir()
     model = tiny_model(vocab_size=50304, n_embd=8, block_size=32)
-    checkpoint.save(
-        tmp_path / "out" / "ckpt.pt",
-        model=model,
-        optimizers=[torch.optim.AdamW(model.parameters())],
-        iter_num=12,
-        best_val_loss=1e9,
-        config={"dataset": "story"},
-        tokenizer_description=data.tokenizer_description,
-        corpus_ids=data.ids,
-        loop={"text_sha256": data.train.sha256},
-    )
+    save_trained(tmp_path / "out" / "ckpt.pt", model, data.train, data.ids, dataset="story")
     monkeypatch.chdir(tmp_path)
     return sample.Settings(max_new_tokens=40, device="cpu")
 
