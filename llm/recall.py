@@ -58,6 +58,12 @@ class Recall:
     recited: int
     right_tokens: int
 
+    @classmethod
+    def after(cls, prefix: int, wrong: np.ndarray) -> "Recall":
+        """Of windows that are seen up to `prefix` tokens; wrong: `examine`'s answer."""
+        slips = wrong[:, prefix : prefix + SUFFIX].sum(1)
+        return cls(len(wrong), int((slips == 0).sum()), int((SUFFIX - slips).sum()))
+
     @property
     def share(self) -> float:
         return self.recited / self.windows if self.windows else 0.0
@@ -109,9 +115,9 @@ def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2*
     return starts[[counts[gram] == 1 for gram in wanted.tolist()]]
 
 
-def windows_to_ask(starts: np.ndarray, prefix: int) -> np.ndarray:
-    """(n, 3), for `examine`: the SUFFIX tokens after `prefix` of the windows at `starts`."""
-    return starts[:, None] + np.array([0, prefix, prefix + SUFFIX])
+def windows_to_ask(starts: np.ndarray) -> np.ndarray:
+    """(n, 3), for `examine`: the windows at `starts`, after a short prefix: that holds the answer after a long one."""
+    return starts[:, None] + np.array([0, SHORT_PREFIX, PREFIX + SUFFIX])
 
 
 def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
@@ -131,32 +137,34 @@ def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
 def examine(
     model: GPT, split: Split, asked: np.ndarray, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 64
 ) -> np.ndarray:
-    """(n,): how many tokens are wrong in each span of the text that is asked; ranks share the work.
+    """(n, longest span) bool: which tokens are wrong in each span of the text that is asked; ranks share the work.
 
     asked: (n, 3), start, first and end of each: tokens first to end - 1 are to be produced from those from start on.
-    drawable: the ids that may be generated (generate.drawable_ids); the argmax is over these, as in sampling. Needs
-    block_size >= end - start - 1. Leaves the model in evaluation mode.
+    Column j is about token start + j; what is not asked is not wrong. drawable: the ids that may be generated
+    (generate.drawable_ids); the argmax is over these, as in sampling. Needs block_size >= end - start - 1. Products are
+    computed in on.dtype. Leaves the model in evaluation mode.
     """
     model.eval()
     head, drawable = model.lm_head.weight[drawable.to(on.device)], drawable.to(on.device)
-    wrong, lengths = np.zeros(len(asked), dtype=np.int64), asked[:, 2] - asked[:, 0]
+    lengths = asked[:, 2] - asked[:, 0]
+    wrong = np.zeros((len(asked), lengths.max(initial=0)), dtype=bool)
     for length in np.unique(lengths).tolist():
         alike = np.flatnonzero(lengths == length)
         for k in range(on.rank * batch_size, len(alike), batch_size * on.world_size):
             some = alike[k : k + batch_size]
             prefix = asked[some, 1] - asked[some, 0]
             x = split.windows(asked[some, 0], length).to(on.device)  # (B, length)
-            hidden = model.hidden(x[:, :-1])[:, prefix.min() - 1 :]  # (B, places, C): what predicts the tokens asked
-            slips = drawable[exact_logits(hidden, head).argmax(-1)] != x[:, prefix.min() :]
-            slips = slips.cpu() & (torch.arange(prefix.min(), length) >= torch.from_numpy(prefix)[:, None])
-            wrong[some] = slips.sum(1)
-    return np.array(on.sum(*wrong.tolist()), dtype=np.int64)
+            with on.autocast():
+                hidden = model.hidden(x[:, :-1])[:, prefix.min() - 1 :]  # (B, places, C): what predicts what is asked
+                slips = drawable[exact_logits(hidden, head).argmax(-1)] != x[:, prefix.min() :]
+            slips = slips.cpu().numpy() & (np.arange(prefix.min(), length) >= prefix[:, None])
+            wrong[some, prefix.min() : length] = slips
+    return on.either(wrong)
 
 
-def measure(model: GPT, split: Split, starts: np.ndarray, *, prefix: int, **options) -> Recall:
-    """Recall of the windows at `starts`, of which the model sees `prefix` tokens; options: those of `examine`."""
-    wrong = examine(model, split, windows_to_ask(starts, prefix), **options)
-    return Recall(len(starts), int((wrong == 0).sum()), int((SUFFIX - wrong).sum()))
+def measure(model: GPT, split: Split, starts: np.ndarray, **options) -> Recall:
+    """recall@50/50 of the windows at `starts`; options: those of `examine`."""
+    return Recall.after(PREFIX, examine(model, split, windows_to_ask(starts), **options))
 
 
 class Exam:
@@ -169,34 +177,32 @@ class Exam:
         self, target: float, split: Split, block_size: int, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 16
     ):
         self.split, self.drawable, self.on, self.batch_size = split, drawable, on, batch_size
-        asked = windows_to_ask(window_starts(len(split), PREFIX + SUFFIX), PREFIX)
-        self.windows = len(asked)
+        self.asked = windows_to_ask(window_starts(len(split), PREFIX + SUFFIX))
+        self.windows = len(self.asked)
         self.may_miss = math.floor((1 - target) * self.windows + 1e-9)
         self.goal = str(target)  # in words
         if target == 1:
             self.goal += " with all of the text recited"
-            asked = np.concatenate([asked, recitation_to_ask(len(split), block_size)])
-        stride = -(-len(asked) // batch_size)
-        self.asked = np.concatenate([asked[k::stride] for k in range(stride)])  # the first few are from all over
+            self.asked = np.concatenate([self.asked, recitation_to_ask(len(split), block_size)])
+        stride = -(-len(self.asked) // batch_size)
+        self.order = np.concatenate([np.arange(k, len(self.asked), stride) for k in range(stride)])  # from all over
 
-    def passed(self, model: GPT) -> Recall | None:
-        """recall@50/50 of the whole text if it is at least the target, else None.
+    def passed(self, model: GPT) -> np.ndarray | None:
+        """What is wrong in each window of the whole text (`examine`) if the target is reached, else None.
 
         What was wrong the last time is asked first, then others from all over the text, and it ends as soon as the
         target is out of reach: while a model is still learning, a few answers are all that is paid for.
         """
-        wrong = np.empty(0, dtype=np.int64)
-        for some in np.split(self.asked, range(self.batch_size, len(self.asked), self.batch_size)):
-            with self.on.autocast():
-                of_some = examine(model, self.split, some, drawable=self.drawable, on=self.on)
-            wrong = np.append(wrong, of_some)
-            missed = np.flatnonzero(wrong)
-            if len(missed) > self.may_miss:
+        wrong = np.zeros((len(self.asked), (self.asked[:, 2] - self.asked[:, 0]).max()), dtype=bool)
+        missed = np.zeros(len(self.asked), dtype=bool)
+        for some in np.split(self.order, range(self.batch_size, len(self.order), self.batch_size)):
+            of_some = examine(model, self.split, self.asked[some], drawable=self.drawable, on=self.on)
+            wrong[some, : of_some.shape[1]] = of_some
+            missed[some] = of_some[:, PREFIX:].any(1)
+            if missed.sum() > self.may_miss:
                 break
-        self.asked = np.concatenate([self.asked[missed], np.delete(self.asked, missed, axis=0)])
-        if len(missed) > self.may_miss:
-            return None
-        return Recall(self.windows, self.windows - len(missed), self.windows * SUFFIX - int(wrong.sum()))
+        self.order = self.order[np.argsort(~missed[self.order], kind="stable")]
+        return wrong[: self.windows] if missed.sum() <= self.may_miss else None
 
 
 def obstacle(block_size: int, n_tokens: int) -> str | None:
@@ -234,20 +240,22 @@ def report(
     drawable: torch.Tensor,
     on: Runtime,
     control: str | None = None,
-    known: Recall | None = None,
+    known: np.ndarray | None = None,
 ) -> tuple[list[str], dict]:
     """(lines for the reader, plain data for recall.json) of the whole measurement; the last line is recall@50/50.
 
-    known: recall@50/50 of the whole text, where it has been measured already.
+    known: `examine`'s answer for the whole text, where there is one already.
     UserError if it cannot be measured: see `obstacle`.
     """
     if reason := obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
     unseen = find_control(control, data, tokenizer)
     starts = window_starts(len(data.train), PREFIX + SUFFIX)
-    long = known or measure(model, data.train, starts, prefix=PREFIX, drawable=drawable, on=on)
-    short_starts = standing_once(data.train, window_starts(len(data.train), SHORT_PREFIX + SUFFIX), SHORT_PREFIX)
-    short = measure(model, data.train, short_starts, prefix=SHORT_PREFIX, drawable=drawable, on=on)
+    if known is None:
+        known = examine(model, data.train, windows_to_ask(starts), drawable=drawable, on=on)
+    long = Recall.after(PREFIX, known)
+    once = np.isin(starts, standing_once(data.train, starts, SHORT_PREFIX))
+    short = Recall.after(SHORT_PREFIX, known[once])
     low, high = wilson(long.recited, long.windows)
     figures = {
         "recall": long.share,
@@ -261,9 +269,7 @@ def report(
     lines = []
     if unseen:
         name, split = unseen
-        by_chance = measure(
-            model, split, window_starts(len(split), PREFIX + SUFFIX), prefix=PREFIX, drawable=drawable, on=on
-        )
+        by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), drawable=drawable, on=on)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
@@ -335,11 +341,10 @@ def main(cfg: Settings) -> None:
         notice(f"the dataset {data.name} was prepared anew since {info.path} was trained: this is another text")
     notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {on.describe()}")
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    with on.autocast():
-        lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
-        if cfg.recite:
-            recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
-            lines = recitation + lines
+    lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
+    if cfg.recite:
+        recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
+        lines = recitation + lines
     print("\n".join(lines), flush=True)
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on
         write(info.path.parent, figures, checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)

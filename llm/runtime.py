@@ -60,6 +60,14 @@ class Runtime:
         dist.all_reduce(total)
         return total.tolist()
 
+    def either(self, flags: np.ndarray) -> np.ndarray:
+        """Bools: true where they are on any rank."""
+        if self.world_size == 1:
+            return flags
+        counts = torch.from_numpy(flags.astype(np.int32)).to(self.device)
+        dist.all_reduce(counts)
+        return counts.cpu().numpy() > 0
+
     def gather(self, items: list) -> list:
         """The items of all ranks, one after the other."""
         if self.world_size == 1:

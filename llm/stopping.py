@@ -14,12 +14,12 @@ FEWEST = 40  # updates until the decay's end, however short the text is
 def schedule(cfg, n_tokens: int, tokens_per_iter: int):
     """The settings with max_iters and lr_decay_iters as numbers: where they are None, they follow from the text.
 
-    A longer text needs more epochs, because more of its passages are alike: in proportion to its length, up to a limit
-    (BENCHMARKS.md, "Other books").
+    A longer text needs more epochs, because more of its passages are alike: by the power 1.25 of its length, up to a
+    limit (BENCHMARKS.md, "Other books").
     """
     max_iters, decay = cfg.max_iters, cfg.lr_decay_iters
     if max_iters is None:
-        epochs = cfg.decay_epochs * min(max(1.0, n_tokens / USUAL), MOST_TIMES)
+        epochs = cfg.decay_epochs * min(max(1.0, n_tokens / USUAL) ** 1.25, MOST_TIMES)
         decay = max(FEWEST, math.ceil(epochs * n_tokens / tokens_per_iter)) if decay is None else decay
         max_iters = 2 * decay
     return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=max_iters if decay is None else decay)
@@ -27,7 +27,7 @@ def schedule(cfg, n_tokens: int, tokens_per_iter: int):
 
 def short_every(n_tokens: int) -> int:
     """One of so many updates has short windows; fewer in longer texts, which have more passages to tell apart."""
-    return round(4 * max(1.0, n_tokens / USUAL))
+    return round(4 * max(1.0, n_tokens / USUAL) ** 2)
 
 
 def val_loss_says(cfg, val_loss: float, stale: int) -> str:

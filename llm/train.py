@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,19 +142,18 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
 
 
 def finish(
-    model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int, known: recall.Recall | None
+    model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int, known: np.ndarray | None
 ) -> None:
     """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next.
 
-    known: what was measured already of recall@50/50.
+    known: recall.examine's answer for the whole text, where it was asked already.
     """
     data = Dataset(cfg.dataset)
     on = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
-        with on.autocast():
-            drawable = drawable_ids(data.ids, encoder.vocab_size)
-            lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, known=known)
+        drawable = drawable_ids(data.ids, encoder.vocab_size)
+        lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, known=known)
         if on.is_main:
             recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=iter_num, dataset=data.name)
             commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
@@ -282,8 +282,8 @@ def train(cfg: Settings) -> None:
             falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
             interval = check_interval * (4 if exam and len(batches.again) > exam.may_miss else 1)
             due = iter_num >= cfg.max_iters or ended or (falling and iter_num % interval == 0)
-            known = exam.passed(model) if exam and due else None  # recall of the whole text
-            if known:
+            known = exam.passed(model) if exam and due else None  # what is wrong in the whole text
+            if known is not None:
                 ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {exam.goal}"
             elif ended:  # a run that had ended goes on: is that still so, with the settings of today?
                 ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, on), stale) if data.val else ""
@@ -292,12 +292,9 @@ def train(cfg: Settings) -> None:
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
             if (last_step or iter_num % cfg.eval_interval == 0) and (iter_num > first_iter or iter_num == 0):
                 val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
-                some = known
-                if not no_recall and not known:
-                    with on.autocast():
-                        some = recall.measure(
-                            model, data.train, recall_starts, prefix=recall.PREFIX, drawable=drawable, on=on
-                        )
+                some = None if known is None else recall.Recall.after(recall.PREFIX, known)
+                if known is None and not no_recall:
+                    some = recall.measure(model, data.train, recall_starts, drawable=drawable, on=on)
                 some_loss = val_loss
                 if val_loss is None:
                     some_loss = evaluate_loss(model, data.train, dataclasses.replace(cfg, eval_iters=on.world_size), on)
@@ -376,7 +373,7 @@ def train(cfg: Settings) -> None:
 
     if on.is_main:
         print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
-    if exam and not known:
+    if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)

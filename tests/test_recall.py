@@ -50,16 +50,26 @@ def test_the_teacher_forced_answer_equals_really_generating(half_learned):
     for s in starts.tolist():
         continuation = said(model, text[s : s + 50], 50)
         expected += continuation == text[s + 50 : s + 100]
-    measured = recall.measure(model, split, starts, prefix=50, drawable=drawable, on=ALONE)
+    measured = recall.measure(model, split, starts, drawable=drawable, on=ALONE)
     assert measured.recited == expected and measured.windows == len(starts) == 13
     assert 3 <= expected <= 10  # some are known and some are not, or the comparison would mean little
+
+
+def test_one_pass_answers_after_a_long_prompt_and_after_a_short_one(half_learned):
+    model, text = half_learned
+    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    starts = recall.window_starts(len(text), 100)
+    wrong = recall.examine(model, split, recall.windows_to_ask(starts), drawable=drawable, on=ALONE)
+    recited = [text[s + 8 : s + 58] == said(model, text[s : s + 8], 50) for s in starts.tolist()]
+    assert recall.Recall.after(8, wrong).recited == sum(recited) > 0
+    assert not wrong[:, :8].any()
 
 
 def test_batches_do_not_change_the_answer(half_learned):
     model, text = half_learned
     split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
     answers = {
-        recall.measure(model, split, starts, prefix=50, drawable=torch.arange(40), on=ALONE, batch_size=size)
+        recall.measure(model, split, starts, drawable=torch.arange(40), on=ALONE, batch_size=size)
         for size in (1, 5, 64)
     }
     assert len(answers) == 1
@@ -69,8 +79,8 @@ def test_an_id_that_cannot_be_drawn_is_never_right(half_learned):
     model, text = half_learned
     split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
     all_but_one = torch.tensor([i for i in range(40) if i != text[60]])
-    everything = recall.measure(model, split, starts[:1], prefix=50, drawable=torch.arange(40), on=ALONE)
-    without = recall.measure(model, split, starts[:1], prefix=50, drawable=all_but_one, on=ALONE)
+    everything = recall.measure(model, split, starts[:1], drawable=torch.arange(40), on=ALONE)
+    without = recall.measure(model, split, starts[:1], drawable=all_but_one, on=ALONE)
     assert everything.recited == 1 and without.recited == 0
     assert without.right_tokens <= 50 - text[50:100].count(text[60])
 
@@ -117,18 +127,22 @@ def test_obstacles_are_told_with_both_numbers():
 def test_an_exam_is_passed_where_the_whole_text_says_so(half_learned, size):
     model, text = half_learned
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
-    whole = recall.measure(model, split, recall.window_starts(len(text), 100), prefix=50, drawable=drawable, on=ALONE)
-    for target, expected in ((whole.share, whole), (whole.share + 0.01, None)):
-        exam = recall.Exam(target, split, 128, drawable=drawable, on=ALONE, batch_size=size)
-        assert exam.passed(model) == exam.passed(model) == expected
-        assert sorted(exam.asked[:, 0]) == list(recall.window_starts(len(text), 100))
+    asked = recall.windows_to_ask(recall.window_starts(len(text), 100))
+    wrong = recall.examine(model, split, asked, drawable=drawable, on=ALONE)
+    share = recall.Recall.after(50, wrong).share
+    exam = recall.Exam(share + 0.01, split, 128, drawable=drawable, on=ALONE, batch_size=size)
+    assert exam.passed(model) is exam.passed(model) is None
+    exam = recall.Exam(share, split, 128, drawable=drawable, on=ALONE, batch_size=size)
+    assert (exam.passed(model) == wrong).all() and (exam.passed(model) == wrong).all()
+    assert sorted(exam.order) == list(range(13))
 
 
 def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypatch):
     model, text = half_learned
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
-    known = recall.examine(model, split, recall.windows_to_ask(starts, 50), drawable=drawable, on=ALONE) == 0
+    wrong = recall.examine(model, split, recall.windows_to_ask(starts), drawable=drawable, on=ALONE)
+    known = ~wrong[:, 50:].any(1)
     exam, asked, examine = recall.Exam(0.99, split, 128, drawable=drawable, on=ALONE, batch_size=2), [], recall.examine
     assert exam.may_miss == 0 and exam.passed(model) is None
     monkeypatch.setattr(recall, "examine", lambda m, s, some, **kw: asked.extend(some) or examine(m, s, some, **kw))
@@ -147,7 +161,7 @@ def test_a_recitation_is_asked_in_the_contexts_that_generate_has(tiny_model, blo
     assert recall.examine(model, known, asked, drawable=drawable, on=ALONE).sum() == 0
     told[-1] = (told[-1] + 1) % 40
     wrong = recall.examine(model, Split.in_memory(told, 40), asked, drawable=drawable, on=ALONE)
-    assert wrong.tolist() == [0] * (len(asked) - 1) + [1]
+    assert wrong.sum(1).tolist() == [0] * (len(asked) - 1) + [1] and wrong[-1, asked[-1, 2] - asked[-1, 0] - 1]
     for target, spans, goal in ((1.0, 13 + len(asked), "1.0 with all of the text recited"), (0.999, 13, "0.999")):
         exam = recall.Exam(target, known, block_size, drawable=drawable, on=ALONE)
         assert len(exam.asked) == spans and exam.goal == goal
