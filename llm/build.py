@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, corpus, optim
+from llm import checkpoint, corpus, optim, runtime
 from llm.configurator import UserError
 from llm.dataset import Dataset
 from llm.initialise import look_back
@@ -18,10 +18,11 @@ def build(cfg, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimi
     """(model, optimizers, state) to start from. The model has data.corpus's rows.
 
     state: iter_num, best_val_loss, place in the data and windows to show again, seconds trained, bytes of
-    metrics.jsonl, scaler, stale (evaluations since val_loss improved), ended (why training ended early).
+    metrics.jsonl, scaler, updates skipped by it, stale (evaluations since val_loss improved), ended (why training ended
+    early).
     """
     state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
-    state |= {"scaler": {}, "stale": 0, "ended": ""}
+    state |= {"scaler": {}, "stale": 0, "ended": "", "skipped": 0}
     if cfg.init_from == "scratch":
         model = fresh_model(cfg, data).to(on.device)
         return model, make_optimizers(model, cfg), state
@@ -63,6 +64,9 @@ def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
     shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
     if shared != (data.corpus is not None):
         raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
+    for name in ("optimizer", "seed"):
+        if saved["config"].get(name, getattr(cfg, name)) != getattr(cfg, name):
+            raise UserError(f"{name} cannot change on resume; type --{name}={saved['config'][name]}, as in {path}")
     if len(loop.get("place") or (0, 0)) != 2:
         raise UserError(f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it")
     kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
@@ -92,3 +96,25 @@ def place_weights_of(cfg, block_size: int, on: Runtime) -> torch.Tensor | None:
     weights = torch.ones(block_size, device=on.device)
     weights[:OPENING] = cfg.opening_weight
     return weights
+
+
+def memory_note(model: GPT, optimizers: list[torch.optim.Optimizer], cfg, on: Runtime) -> str:
+    """One line if training will hardly fit into the memory that is free; empty if it will, or nobody can say.
+
+    Counted: the weights, their gradients, AdamW's two means or Muon's one, and of each token of a micro-batch what the
+    backward pass needs: some 20 numbers a layer and width, the attention's 3 a head and place, and the logits' 3.
+    """
+    free = runtime.free_memory(on.device)
+    of_muon = sum(p.numel() for o in optimizers[1:] for group in o.param_groups for p in group["params"])
+    params, c = model.num_params(), model.config
+    states = 4 * (4 * params - of_muon)
+    width = 4 if on.dtype == torch.float32 else 2
+    a_token = c.n_layer * (20 * c.n_embd + 3 * c.n_head * c.block_size) * width + 3 * model.lm_head.weight.size(0) * 4
+    needed = states + cfg.batch_size * c.block_size * a_token
+    if free is None or needed < free:
+        return ""
+    return (
+        f"training will take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: lower "
+        f"--batch_size={cfg.batch_size} and raise --gradient_accumulation_steps={cfg.gradient_accumulation_steps}, or "
+        "take a smaller model"
+    )

@@ -15,9 +15,8 @@ Files are read by torch's restricted loader: no code in them is ever run.
 
 import dataclasses
 import hashlib
+import math
 import os
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +24,51 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from llm import dataset, tokenizer
+from llm.archive import read_archive
 from llm.configurator import UserError
-from llm.files import whole_file
+from llm.files import remove_parts, whole_file
 from llm.model import GPT, GPTConfig
 from llm.runtime import notice
 
 FORMAT = 1
 PARTS = ("model", "optimizer", "optimizers")  # each with a checksum of its own; "rest" is everything else
+OURS = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}  # keys that nanoGPT lacks
 NANOGPT_VOCABULARIES = (50257, 50304)  # sizes of a table that can only be GPT-2's encoding
+
+
+def is_count(x) -> bool:
+    """Whether x is a whole number from 0 on."""
+    return type(x) is int and 0 <= x < 2**63
+
+
+def is_number(x) -> bool:
+    """Whether x is a finite number."""
+    return type(x) in (int, float) and abs(x) < math.inf
+
+
+# what the parts must be, for those who made a file may have had anything in mind
+KINDS = {
+    "model": lambda x: isinstance(x, dict) and all(isinstance(k, str) and torch.is_tensor(x[k]) for k in x),
+    "model_args": lambda x: isinstance(x, dict) and all(isinstance(k, str) and is_number(float(x[k])) for k in x),
+    "iter_num": is_count,
+    "best_val_loss": lambda x: is_number(float(x)),
+    "config": lambda x: isinstance(x, dict),
+    "optimizer": lambda x: isinstance(x, dict),
+    "optimizers": lambda x: isinstance(x, list) and all(isinstance(state, dict) for state in x),
+    "tokenizer": lambda x: isinstance(x, dict),
+    "corpus_ids": lambda x: x is None or (isinstance(x, list) and all(map(is_count, x)) and sorted(set(x)) == x),
+    "loop": lambda x: isinstance(x, dict) and all(holds(x[name]) for name, holds in LOOP.items() if name in x),
+}
+LOOP = {
+    "place": lambda x: isinstance(x, list) and all(map(is_count, x)),
+    "again": lambda x: isinstance(x, list) and all(map(is_count, x)),
+    "seconds": is_number,
+    "metrics_bytes": is_count,
+    "scaler": lambda x: isinstance(x, dict),
+    "stale": is_count,
+    "ended": lambda x: isinstance(x, str),
+    "text_sha256": lambda x: x is None or isinstance(x, str),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +113,18 @@ def checksums(checkpoint: dict) -> dict[str, str]:
     return {part: digest(checkpoint[part]) for part in PARTS if part in checkpoint} | {"rest": digest(rest)}
 
 
+def size_of(part) -> int:
+    """About how many bytes nested plain data takes in a file: its tensors', each once."""
+    found, todo = {}, [part]
+    while todo:
+        x = todo.pop()
+        if isinstance(x, torch.Tensor):
+            found[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        elif isinstance(x, dict | list | tuple):
+            todo += x.values() if isinstance(x, dict) else x
+    return sum(found.values())
+
+
 def save(
     path: Path,
     *,
@@ -107,10 +155,11 @@ def save(
     }
     checkpoint["checksums"] = checksums(checkpoint)
     try:
-        with whole_file(path) as f:
+        with whole_file(path, needed=size_of(checkpoint)) as f:
             torch.save(checkpoint, f)
-    except RuntimeError as e:  # what torch's writer raises for a full disk
-        raise UserError(f"cannot write {path}: {str(e).splitlines()[0]}") from None
+    except RuntimeError as e:  # what torch's writer makes of an error of the file's
+        cause = e.__context__ if isinstance(e.__context__, OSError) else None
+        raise UserError(f"cannot write {path}: {cause.strerror if cause else str(e).splitlines()[0]}") from None
 
 
 def find(out_dir: str, checkpoint_name: str) -> Path:
@@ -132,19 +181,28 @@ def latest(out_dir: str) -> Path:
     return find(out_dir, "ckpt_last.pt" if (Path(out_dir) / "ckpt_last.pt").is_file() else "ckpt.pt")
 
 
-def make_out_dir(out_dir: Path, *, resumed: bool) -> None:
-    """Creates out_dir. A new run puts the checkpoint of an earlier one aside, so that it is neither lost nor resumed by
-    mistake. UserError where out_dir cannot be written to."""
+def resumable(out_dir: Path) -> bool:
+    """Whether there is a run in out_dir to go on with."""
+    return any((out_dir / name).is_file() for name in ("ckpt.pt", "ckpt_last.pt"))
+
+
+def make_out_dir(out_dir: Path) -> None:
+    """Creates out_dir. UserError where it cannot be written to."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        if not resumed and (out_dir / "ckpt.pt").exists():
-            os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
-            (out_dir / "ckpt_last.pt").unlink(missing_ok=True)
-            notice(f"{out_dir} held an earlier run: its checkpoint is now ckpt_previous.pt")
-        (out_dir / ".writable").touch()
-        (out_dir / ".writable").unlink()
+        (out_dir / ".lock").touch()
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
+
+
+def clear_out_dir(out_dir: Path, *, resumed: bool) -> None:
+    """Removes what a killed process left half-written. A new run puts the checkpoint of an earlier one aside, so that
+    it is neither lost nor resumed by mistake."""
+    remove_parts(out_dir, "ckpt*.pt")
+    if not resumed and (out_dir / "ckpt.pt").exists():
+        os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
+        (out_dir / "ckpt_last.pt").unlink(missing_ok=True)
+        notice(f"{out_dir} held an earlier run: its checkpoint is now ckpt_previous.pt")
 
 
 def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
@@ -154,26 +212,28 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
     be written to, nor while the file may be replaced (Windows refuses that). UserError for a file that is cut short,
     damaged, of a newer format or no checkpoint.
     """
+    checkpoint = read_archive(path, mmap=mmap)
     damaged = f"{path} is damaged or no checkpoint of llm or nanoGPT"
-    try:
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{damaged} (not a file that torch.save wrote, or cut short)")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-        if "weights_only" in str(e) or "Weights only" in str(e):
-            raise UserError(f"{path} holds more than plain data, which is never loaded (it could run code)") from None
-        raise UserError(f"{damaged} ({type(e).__name__})") from None
     if not isinstance(checkpoint, dict) or not {"model", "model_args", "iter_num", "config"} <= checkpoint.keys():
         raise UserError(f"{damaged} (its keys are not a checkpoint's)")
-    if checkpoint.get("format", 0) > FORMAT:
-        raise UserError(f"{path} has format {checkpoint['format']}, this llm reads up to {FORMAT}: update llm")
-    expected = checkpoint.get("checksums", {})  # nanoGPT's have none
-    rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
-    for part in (*parts, "rest"):
-        if part in expected and digest(rest if part == "rest" else checkpoint[part]) != expected[part]:
-            raise UserError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+    if ours := OURS & checkpoint.keys():  # nanoGPT's have none of them
+        version = checkpoint.get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm")
+        if ours != OURS or version != FORMAT:
+            raise UserError(f"{damaged} (its keys are not a checkpoint's)")
+        rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
+        for part in (*parts, "rest"):
+            actual = digest(rest if part == "rest" else checkpoint.get(part))
+            if not isinstance(checkpoint["checksums"], dict) or actual != checkpoint["checksums"].get(part):
+                raise UserError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+    for name, holds in KINDS.items():
+        try:
+            as_expected = name not in checkpoint or holds(checkpoint[name])
+        except (TypeError, ValueError, OverflowError):  # what float() raises
+            as_expected = False
+        if not as_expected:
+            raise UserError(f"{damaged} (its part {name!r} is not what is expected)")
     checkpoint["model"] = {
         name.removeprefix("_orig_mod."): tensor  # what torch.compile put before nanoGPT's names
         for name, tensor in checkpoint["model"].items()
@@ -196,22 +256,33 @@ def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
     try:
         gelu = checkpoint.get("gelu", "none")  # nanoGPT's files don't say: it always computes the exact function
         config = GPTConfig(**(checkpoint["model_args"] | {"gelu": gelu} | changes))
+        sizes = (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab_size)
+        if min(sizes) < 1 or config.n_embd % config.n_head or config.n_layer > len(checkpoint["model"]):
+            raise ValueError(f"no model has {config}")
         with torch.device("meta"), Uninitialised():  # the weights come from the file
             model = GPT(config)
-        model.load_state_dict(checkpoint["model"], assign=True)
-    except (TypeError, RuntimeError) as e:
+        model.load_state_dict({name: tensor.float() for name, tensor in checkpoint["model"].items()}, assign=True)
+    except (TypeError, ValueError, RuntimeError) as e:
         raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
     model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
     return model
 
 
 def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict, path: Path) -> None:
-    """Loads the optimizers' states of a checkpoint from `read`. UserError if they are other optimizers'."""
+    """Loads what the optimizers of a checkpoint from `read` had gathered; rates and the like stay as they are here.
+    UserError if they are other optimizers'."""
+    states = [checkpoint.get("optimizer"), *checkpoint.get("optimizers", [])]
     try:
-        states = [checkpoint["optimizer"], *checkpoint.get("optimizers", [])]
         for optimizer, state in zip(optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-    except (KeyError, ValueError) as e:
+            own = optimizer.state_dict()
+            groups = [len(group["params"]) for group in own["param_groups"]]
+            if groups != [len(group["params"]) for group in state["param_groups"]]:
+                raise ValueError("other groups of parameters")
+            optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+            for p, gathered in optimizer.state.items():
+                if any(torch.is_tensor(t) and t.dim() and t.shape != p.shape for t in gathered.values()):
+                    raise ValueError(f"a state of other shapes than {tuple(p.shape)}")
+    except (KeyError, ValueError, TypeError, AttributeError) as e:
         raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None
 
 
@@ -240,13 +311,14 @@ def load_model(
     checkpoint = read(path, parts=("model",), mmap=os.name != "nt")
     encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path))
     model = build_model(checkpoint, path).to(device).eval()
-    if encoder.vocab_size > model.config.vocab_size:
-        raise UserError(f"{path}: its tokenizer has {encoder.vocab_size} ids, its table {model.config.vocab_size} rows")
+    ids, rows = checkpoint.get("corpus_ids"), model.config.vocab_size
+    if max(encoder.vocab_size, *(ids or [0])) > rows or (ids and ids[-1] >= encoder.vocab_size):
+        raise UserError(f"{path}: its tokenizer has {encoder.vocab_size} ids, its table {rows} rows: they do not fit")
     info = Info(
         path=path,
         iter_num=int(checkpoint["iter_num"]),
         dataset=str(checkpoint["config"].get("dataset")),
-        corpus_ids=checkpoint.get("corpus_ids"),
+        corpus_ids=ids,
         text_sha256=checkpoint.get("loop", {}).get("text_sha256"),
         config=checkpoint["config"],
     )

@@ -1,22 +1,33 @@
-"""Files that are whole at every instant: written beside their place, fsynced, renamed."""
+"""Files that are whole at every instant, and folders that one process at a time writes to."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from llm.configurator import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends, and not at all if it raises.
 
-    A reader finds the old bytes or the new ones, never a part, even after a power cut. UserError if the disk refuses.
+    A reader finds the old bytes or the new ones, never a part, even after a power cut. needed: bytes that must be free
+    on the disk before it begins. UserError if the disk refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        free = shutil.disk_usage(path.parent).free if needed else 0
+        if free < needed:
+            raise OSError(0, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on this disk")
         with open(temporary, "wb") as f:
             yield f
             f.flush()
@@ -30,10 +41,45 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
     finally:  # also after Ctrl-C
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that fails now has failed above
+            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a whole file of these bytes."""
     with whole_file(path) as f:
         f.write(data)
+
+
+def remove_parts(folder: Path, name: str) -> None:
+    """Removes what a process that was killed while writing left of files whose names match."""
+    for part in folder.glob(f".{name}.*.tmp"):
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process until the block ends, or the process does, however it dies.
+
+    UserError, naming the process that has it, if there is one.
+    """
+    with open(folder / ".lock", "a+b") as f:
+        try:
+            if fcntl:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                f.seek(2**30)  # beyond the text: on Windows, locked bytes cannot be read
+                msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError):
+            f.seek(0)
+            who = f.read(100).decode(errors="replace")
+            raise UserError(
+                f"out_dir={folder} is being written to by another training (process {who or 'unknown'}); wait until it "
+                "has ended, stop it, or type another --out_dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        f.truncate(0)
+        f.write(str(os.getpid()).encode())
+        f.flush()
+        yield

@@ -4,10 +4,13 @@ metrics.jsonl holds one object a line. `step` counts the updates made before the
 `seconds` are the only fields that differ between two runs of the same seed.
 """
 
+import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,24 +36,45 @@ class Metrics:
 
     def __init__(self, out_dir: Path, *, keep_bytes: int, wandb_run=None, tensorboard=None):
         """keep_bytes: how much of an existing file belongs to this run (a resumed one's), the rest is dropped."""
-        self.file = open(out_dir / METRICS, "a+", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-        self.file.truncate(min(keep_bytes, self.size()))
+        self.path, self.waiting = out_dir / METRICS, b""  # lines that the disk has not taken yet
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        self.written = min(keep_bytes, self.file.seek(0, 2))
+        self.file.truncate(self.written)
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
 
     def write(self, step: int, **figures: float | None) -> None:
-        """One line; figures that are None, or no finite number (which JSON cannot say), are left out."""
+        """One line; figures that are None, or no finite number (which JSON cannot say), are left out.
+
+        A line that the disk refuses is kept, and written with the next.
+        """
         figures = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
-        self.file.write(json.dumps({"step": step, **figures}) + "\n")
-        self.file.flush()
+        self.waiting += (json.dumps({"step": step, **figures}) + "\n").encode()
+        with contextlib.suppress(OSError):
+            self._flush()
         if self.wandb_run is not None:
             self.wandb_run.log(figures, step=step)
         if self.tensorboard is not None:
             for name, value in figures.items():
                 self.tensorboard.add_scalar(name, value, step)
 
+    def _flush(self) -> None:
+        """Writes what waits, whole or not at all."""
+        try:
+            if self.file.write(self.waiting) != len(self.waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self.file.truncate(self.written)
+            raise
+        self.written, self.waiting = self.written + len(self.waiting), b""
+
     def size(self) -> int:
-        """Bytes written so far: what a checkpoint remembers."""
-        return self.file.seek(0, 2)
+        """Bytes written so far, all of them on the disk: what a checkpoint remembers. UserError if the disk refuses."""
+        try:
+            self._flush()
+            os.fsync(self.file.fileno())
+        except OSError as e:
+            raise UserError(f"cannot write {self.path}: {e.strerror}") from None
+        return self.written
 
     def __enter__(self) -> "Metrics":
         return self
@@ -86,7 +110,10 @@ def start(cfg, out_dir: Path, *, keep_bytes: int) -> Metrics:
         wandb_run = wandb.init(project=cfg.wandb_project, name=cfg.wandb_run_name, dir=out_dir, config=config)
     if cfg.tensorboard_log:
         tensorboard = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(out_dir / "tensorboard")
-    return Metrics(out_dir, keep_bytes=keep_bytes, wandb_run=wandb_run, tensorboard=tensorboard)
+    try:
+        return Metrics(out_dir, keep_bytes=keep_bytes, wandb_run=wandb_run, tensorboard=tensorboard)
+    except OSError as e:
+        raise UserError(f"cannot write {out_dir / METRICS}: {e.strerror}; type another --out_dir") from None
 
 
 class Speed:

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ class Runtime:
         """Each number summed over all ranks, in float64."""
         if self.world_size == 1:
             return list(numbers)
-        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        total = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
@@ -64,9 +65,17 @@ class Runtime:
         """Bools: true where they are on any rank."""
         if self.world_size == 1:
             return flags
-        counts = torch.from_numpy(flags.astype(np.int32)).to(self.device)
+        counts = torch.from_numpy(flags.astype(np.int32))
         dist.all_reduce(counts)
-        return counts.cpu().numpy() > 0
+        return counts.numpy() > 0
+
+    def most(self, number: int) -> int:
+        """The largest of all ranks' numbers."""
+        if self.world_size == 1:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def gather(self, items: list) -> list:
         """The items of all ranks, one after the other."""
@@ -147,6 +156,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which does not shrink before 2 GiB of its end are free
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on the device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        words = Path("/proc/meminfo").read_text().split()
+        return int(words[words.index("MemAvailable:") + 1]) * 1024
+    except (OSError, ValueError):  # no Linux
+        return None
+
+
 def start(
     settings: Settings, *, backend: str = "nccl", use: Literal["train", "measure", "sample"] = "train"
 ) -> Runtime:
@@ -168,7 +188,8 @@ def start(
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32: nanoGPT's choice for what autocast leaves in float32
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo" if device.type != "cuda" else backend)
+        # what ranks tell each other beside gradients is on the CPU, so that no GPU is waited for
+        dist.init_process_group("gloo" if device.type != "cuda" else f"cpu:gloo,cuda:{backend}")
     torch.manual_seed(settings.seed)
     return Runtime(device, dtype, compiled, rank, world_size)
 
@@ -188,6 +209,20 @@ def compiled_or_eager(
         return model
     finally:
         model.zero_grad(set_to_none=True)
+
+
+def explained(error: RuntimeError, settings) -> Exception:
+    """UserError for those of torch's errors that a user can do something about, else the error. settings: train's."""
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "not enough memory" in words:
+        return UserError(
+            f"out of memory on {settings.device}: lower --batch_size={settings.batch_size} (and raise "
+            f"--gradient_accumulation_steps={settings.gradient_accumulation_steps} by as much, which trains the same), "
+            f"--block_size={settings.block_size}, or the model's n_layer and n_embd"
+        )
+    if dist.is_initialized() and any(word in words for word in ("by peer", "NCCL", "gloo", "Broken pipe")):
+        return UserError("another process of this training has died; to go on, type the same with --init_from=resume")
+    return error
 
 
 def wait_for_all() -> None:

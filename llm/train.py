@@ -11,17 +11,17 @@ import contextlib
 import dataclasses
 import functools
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping, tokenizer
-from llm.build import build, place_weights_of
+from llm.build import build, memory_note, place_weights_of
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -33,11 +33,12 @@ from llm.configurator import (
     command,
     run_script,
 )
-from llm.dataset import Batches, Dataset, Split, cut, evaluation_batches
+from llm.dataset import Batches, Dataset, cut
+from llm.evaluation import evaluate_loss, finish, not_finite
+from llm.files import only_writer
 from llm.generate import drawable_ids
-from llm.model import GPT
-from llm.runtime import Runtime, notice
-from llm.tokenizer import Tokenizer
+from llm.interrupt import Interrupt
+from llm.runtime import notice
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Settings(runtime.Settings):
     eval_iters: PositiveInt | None = 200  # fixed batches an evaluation takes of val.bin; None = all of it
     eval_only: bool = False  # evaluate once and stop, nothing is saved
     always_save_checkpoint: bool = True  # False: ckpt.pt only where val_loss improves, the latest in ckpt_last.pt
-    init_from: str = "scratch"  # scratch, or resume (go on with the run in out_dir, bit for bit on CPUs)
+    init_from: str = "scratch"  # scratch, resume (go on with the run in out_dir, bit for bit on CPUs), or auto (either)
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
     wandb_project: str = "owt"  # its project
@@ -57,6 +58,7 @@ class Settings(runtime.Settings):
     tensorboard_log: bool = False  # also log to TensorBoard, in out_dir (extra: tensorboard)
     # data
     dataset: str = "openwebtext"  # a folder in data/ that its prepare.py has filled
+    verify: bool = False  # hash shards of more than 1 GiB, too, before they are used
     gradient_accumulation_steps: PositiveInt = 40  # micro-batches an update, over all ranks
     batch_size: PositiveInt = 12  # windows a micro-batch
     block_size: PositiveInt = 1024  # tokens a window: the model's context
@@ -100,72 +102,20 @@ class Settings(runtime.Settings):
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; change one of them")
-        if self.init_from not in ("scratch", "resume"):
+        if self.init_from not in ("scratch", "resume", "auto"):
             raise UserError(
-                f"init_from={self.init_from} is not there yet: expected scratch or resume "
+                f"init_from={self.init_from} is not there yet: expected scratch, resume or auto "
                 "(learning by fine-tuning a pretrained model is to come)"
             )
 
 
 RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
 CHECKS = 32  # of target_recall, if they went on all through a run
+SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves with each update that it skips
 
 
-@torch.inference_mode()
-def evaluate_loss(model: GPT, split: Split, cfg: Settings, on: Runtime) -> float:
-    """Mean loss in nats a token over fixed batches of a split, all ranks together."""
-    model.eval()
-    total = count = 0.0
-    for x, y in evaluation_batches(split, model.config.block_size, cfg.batch_size, cfg.eval_iters, on):
-        with on.autocast():
-            loss = model(on.to_device(x), on.to_device(y))[1]
-        targets = int((y != -1).sum())
-        total, count = total + loss.item() * targets, count + targets
-    total, count = on.sum(total, count)
-    return total / count
-
-
-def must_be_finite(loss: float, iter_num: int, out_dir: Path) -> None:
-    """UserError if a loss is infinite or no number."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {iter_num}: the last checkpoint in {out_dir} is from before; "
-            "lower learning_rate, raise warmup_iters, or use --dtype=float32"
-        )
-
-
-def first_words(data: Dataset, encoder: Tokenizer) -> str:
-    """The beginning of a sentence of the text, as a prompt: about 30 characters of its first long line."""
-    lines = encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
-    line = max((line.strip() for line in lines), key=lambda line: min(len(line), 60))
-    return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
-
-
-def finish(
-    model: GPT, cfg: Settings, encoder: Tokenizer, *, name: str, iter_num: int, known: np.ndarray | None
-) -> None:
-    """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next.
-
-    known: recall.examine's answer for the whole text, where it was asked already.
-    """
-    data = Dataset(cfg.dataset)
-    on = runtime.start(cfg, backend=cfg.backend, use="measure")
-    lines, commands = [], []
-    if not recall.obstacle(model.config.block_size, len(data.train)):
-        drawable = drawable_ids(data.ids, encoder.vocab_size)
-        lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, known=known)
-        if on.is_main:
-            recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=iter_num, dataset=data.name)
-            commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
-    if on.is_main:
-        commands = [
-            command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={first_words(data, encoder)}"),
-            *commands,
-        ]
-        print("\n".join([*lines, "Now type:", *(f"  {line}" for line in commands)]))
-
-
-def train(cfg: Settings) -> None:
+def train(cfg: Settings) -> int:
+    """The exit status: 0, or 128 and the signal's number where one ended it."""
     reading, on = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
     if cfg.gradient_accumulation_steps % on.world_size:
         raise UserError(
@@ -174,7 +124,10 @@ def train(cfg: Settings) -> None:
         )
     micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
-    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax)
+    if cfg.init_from == "auto":
+        cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
+    resumed = cfg.init_from == "resume"
+    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax, verify=cfg.verify)
     if data.val is None and (cfg.target_loss or cfg.patience):
         raise UserError(
             f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
@@ -218,9 +171,6 @@ def train(cfg: Settings) -> None:
         decay_lr=cfg.decay_lr,
     )
 
-    if on.is_main and not cfg.eval_only:
-        checkpoint.make_out_dir(out_dir, resumed=cfg.init_from == "resume")
-
     # say what is about to happen
     if on.is_main:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
@@ -231,6 +181,8 @@ def train(cfg: Settings) -> None:
         print(f"model: {model.num_params():,} parameters{shared}")
         most = "at most " if exam or cfg.target_loss or cfg.patience else ""
         print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
+    if note := memory_note(model, optimizers, cfg, on):
+        notice(note)
     if no_recall and not cfg.eval_only:
         notice(no_recall)
     if cfg.eval_only:
@@ -239,7 +191,7 @@ def train(cfg: Settings) -> None:
                 loss = evaluate_loss(model, split, cfg, on)
                 if on.is_main:
                     print(f"{name} loss {metrics.describe_loss(loss, split)}")
-        return
+        return 0
 
     # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
     step_model = model
@@ -249,14 +201,22 @@ def train(cfg: Settings) -> None:
     if on.world_size > 1:
         step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
 
-    kept = state["metrics_bytes"]
-    with metrics.start(cfg, out_dir, keep_bytes=kept) if on.is_main else contextlib.nullcontext() as log:
+    with contextlib.ExitStack() as stack:
+        if on.is_main:
+            checkpoint.make_out_dir(out_dir)
+            stack.enter_context(only_writer(out_dir))
+            checkpoint.clear_out_dir(out_dir, resumed=resumed)
+            log = stack.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
+        interrupt = stack.enter_context(Interrupt())
 
-        def save(name: str) -> None:
-            if on.is_main:
+        def save(name: str) -> str:
+            """What went wrong; empty if it is saved."""
+            if not on.is_main:
+                return ""
+            try:
                 loop = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
                 loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256, "stale": stale}
-                loop |= {"again": batches.again, "ended": ended}
+                loop |= {"again": batches.again, "ended": ended, "skipped": int(skipped)}
                 checkpoint.save(
                     out_dir / name,
                     model=corpus.expand(model, data.corpus) if data.corpus else model,
@@ -268,14 +228,28 @@ def train(cfg: Settings) -> None:
                     corpus_ids=data.ids,
                     loop=loop,
                 )
+            except UserError as e:
+                return str(e)
+            return ""
+
+        def must_be_sound() -> None:
+            """UserError if an update since the last check was not: then nothing may be saved."""
+            if (step := on.most(int(broken))) >= 0:
+                raise not_finite("the loss or the gradient is not a finite number", step, out_dir)
+            if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+                raise not_finite("the gradient is too large for float16, however it is scaled", iter_num, out_dir)
 
         first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
         speed = metrics.Speed(tokens_per_iter)
         keep_best = data.val is not None and not cfg.always_save_checkpoint
         check_interval = max(1, cfg.max_iters // CHECKS)
         ended, stale = state["ended"], state["stale"]  # why training ends early
-        if iter_num == 0:
-            save("ckpt_init.pt")
+        skipped = torch.tensor(state["skipped"], device=on.device)  # updates, by float16's scaler
+        broken = torch.tensor(-1, device=on.device)  # the step whose loss or gradient was not finite
+        latest = "ckpt_last.pt" if keep_best else "ckpt.pt"
+        unsaved = "" if resumed else save("ckpt_init.pt")  # why the latest state is not on disk
+        if unsaved:
+            raise UserError(unsaved)
         while True:
             # learned? Asked every so often once the rate has fallen by half, seldom while much is to be shown again
             falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 2
@@ -290,7 +264,7 @@ def train(cfg: Settings) -> None:
             last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
-            if (last_step or iter_num % cfg.eval_interval == 0) and (iter_num > first_iter or iter_num == 0):
+            if (last_step or iter_num % cfg.eval_interval == 0) and not (resumed and iter_num == first_iter):
                 val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
                 some = None if known is None else recall.Recall.after(recall.PREFIX, known)
                 if known is None and not no_recall:
@@ -298,7 +272,8 @@ def train(cfg: Settings) -> None:
                 some_loss = val_loss
                 if val_loss is None:
                     some_loss = evaluate_loss(model, data.train, dataclasses.replace(cfg, eval_iters=on.world_size), on)
-                must_be_finite(some_loss, iter_num, out_dir)  # before a good checkpoint is replaced by a broken one
+                if not math.isfinite(some_loss):  # before a good checkpoint is replaced by a broken one
+                    raise not_finite(f"the loss is {some_loss}", iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
                     share = some.share if some else None
@@ -314,11 +289,16 @@ def train(cfg: Settings) -> None:
                     ended = ended or stopping.val_loss_says(cfg, val_loss, stale)
                 last_step = last_step or bool(ended)
                 if iter_num > 0 or last_step:
-                    if improved or not keep_best:
-                        save("ckpt.pt")
-                    if keep_best:
-                        save("ckpt_last.pt")
+                    unsaved = save("ckpt.pt") if improved and keep_best else ""
+                    unsaved = save(latest) or unsaved
+                    if unsaved:
+                        notice(f"{unsaved}; training goes on, and saves again at its next evaluation")
             if last_step:
+                break
+            if on.most(interrupt.signal):
+                must_be_sound()
+                seconds = time.perf_counter() - start_time
+                unsaved = save(latest)
                 break
 
             # --------------------------------------------------------------------------------------- one training step
@@ -351,38 +331,55 @@ def train(cfg: Settings) -> None:
                 scaler.step(optimizer)
             scaler.update()
             model.zero_grad(set_to_none=True)
+            overflow = ~grad_norm.isfinite()
+            skipped += overflow & scaler.is_enabled()
+            unsound = ~loss_sum.isfinite() | (overflow & (not scaler.is_enabled()))
+            broken = torch.where((broken < 0) & unsound, iter_num, broken)
             if replaying:
                 batches.show_again(on.gather(slips), iter_num)
             # ---------------------------------------------------------------------------------------------------------
 
             logged = iter_num % cfg.log_interval == 0
-            if logged or (iter_num + 1) % cfg.eval_interval == 0 or iter_num + 1 == cfg.max_iters:
-                mean_loss = on.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps  # waits for the GPU
-                must_be_finite(mean_loss, iter_num, out_dir)
+            if logged or on.device.type == "cpu":  # elsewhere it would wait for the device
+                must_be_sound()
+            mean_loss = on.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps if logged else None
             speed.stop()
             if logged:
                 tokens_per_s, seconds = speed.read(), time.perf_counter() - start_time
                 if on.is_main:
-                    norm = float(grad_norm)
-                    figures = dict(epoch=epochs, loss=mean_loss, lr=lr, grad_norm=norm, tokens_per_s=tokens_per_s)
-                    log.write(iter_num, **figures, seconds=seconds)
+                    figures = dict(epoch=epochs, loss=mean_loss, lr=lr, grad_norm=float(grad_norm))
+                    figures |= {"skipped": int(skipped)} if scaler.is_enabled() else {}
+                    log.write(iter_num, **figures, tokens_per_s=tokens_per_s, seconds=seconds)
                     left = metrics.clock(speed.seconds_a_step * (cfg.max_iters - iter_num - 1))
                     line = f"step {iter_num:,}/{cfg.max_iters:,}, epoch {epochs:.1f}, loss {mean_loss:.4f}, lr {lr:.2e}"
+                    line += f", {int(skipped):,} updates skipped (float16)" if skipped else ""
                     metrics.progress(f"{line}, {tokens_per_s:,.0f} tokens/s, {left} left", passing=True)
             iter_num += 1
 
+    if unsaved:
+        raise UserError(f"{unsaved}; what was learned since the last checkpoint in {out_dir} is lost")
+    done = f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}"
+    if ended_by := on.most(interrupt.signal):
+        words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
+        again = command("train.py", *words, "--init_from=resume")
+        notice(f"{interrupt.name} after {done}; to go on: {again}")
+        return 128 + ended_by
     if on.is_main:
-        print(f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}{': ' * bool(ended)}{ended}")
+        print(done + f": {ended}" * bool(ended))
     if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
-    finish(model, cfg, encoder, name="ckpt_last.pt" if keep_best else "ckpt.pt", iter_num=iter_num, known=known)
+    finish(model, cfg, encoder, name=latest, iter_num=iter_num, known=known)
+    return 0
 
 
-def main(cfg: Settings) -> None:
+def main(cfg: Settings) -> int:
     try:
-        train(cfg)
+        status = train(cfg)
         runtime.wait_for_all()
+        return status
+    except RuntimeError as e:
+        raise runtime.explained(e, cfg) from e
     finally:
         runtime.stop()
 

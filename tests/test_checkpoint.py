@@ -163,7 +163,7 @@ def cut(path):
         (cut, "damaged or no checkpoint"),
         (lambda p: p.write_text("not a checkpoint"), "damaged or no checkpoint"),
         (lambda p: p.write_bytes(b""), "damaged or no checkpoint"),
-        (lambda p: torch.save({"model": Bomb()}, p), "more than plain data, which is never loaded"),
+        (lambda p: torch.save({"model": Bomb()}, p), "more than plain data .__builtin__.exec., which is never loaded"),
         (lambda p: p.write_bytes(pickle.dumps(Bomb())), "damaged or no checkpoint"),
         (lambda p: torch.save({"weights": 1}, p), "its keys are not a checkpoint's"),
         (lambda p: torch.save([1, 2], p), "its keys are not a checkpoint's"),
@@ -210,7 +210,7 @@ def test_model_args_are_nanogpts_alone(saved):
 def test_a_new_run_puts_an_earlier_ones_checkpoint_aside(saved, capsys):
     path, _ = saved()
     saved("ckpt_last.pt")
-    checkpoint.make_out_dir(path.parent, resumed=False)
+    checkpoint.clear_out_dir(path.parent, resumed=False)
     assert [p.name for p in path.parent.iterdir()] == ["ckpt_previous.pt"]
     assert "its checkpoint is now ckpt_previous.pt" in capsys.readouterr().err
 

@@ -299,12 +299,15 @@ def test_resuming_on_another_text_is_refused(learn, prepare):
         learn(init_from="resume", dataset="other")
 
 
-def test_resuming_with_another_softmax_or_optimizer_is_refused(learn):
+def test_resuming_with_another_softmax_optimizer_or_seed_is_refused(learn):
     learn(max_iters=1)
     with pytest.raises(UserError, match="another softmax; type --corpus_softmax=True"):
         learn(init_from="resume", corpus_softmax=False)
-    with pytest.raises(UserError, match="does not fit this model and optimizer"):
-        learn(init_from="resume", optimizer="muon")
+    for name, now, then in (("optimizer", "muon", "adamw"), ("seed", 2, 1337)):
+        with pytest.raises(
+            UserError, match=f"^{name} cannot change on resume; type --{name}={then}, as in out/ckpt.pt"
+        ):
+            learn(**{"init_from": "resume", name: now})
 
 
 def test_what_is_saved_is_the_full_table_with_one_shared_row(learn):
@@ -336,7 +339,7 @@ def test_resuming_keeps_the_shape_and_says_so(learn, capsys):
     "settings, message",
     [
         ({"n_embd": 100, "n_head": 12}, "n_embd=100 is not a multiple of n_head=12"),
-        ({"init_from": "gpt2"}, "init_from=gpt2 is not there yet: expected scratch or resume"),
+        ({"init_from": "gpt2"}, "init_from=gpt2 is not there yet: expected scratch, resume or auto"),
         ({"init_from": "resume"}, "out_dir=out does not exist"),
         ({"patience": 2}, "are about val_loss, and dataset story holds nothing out"),
         ({"dataset": "nowhere"}, "dataset nowhere is not prepared"),
