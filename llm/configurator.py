@@ -30,6 +30,7 @@ import inspect
 import io
 import os
 import shlex
+import stat
 import sys
 import textwrap
 import tokenize
@@ -227,6 +228,9 @@ def run_config(path: str, values: dict[str, Any], settings: dict[str, Setting]) 
     full = os.path.abspath(path)
     namespace = {"__file__": full, **values}
     try:
+        foreign = os.name == "posix" and PACKAGE not in Path(full).resolve().parents
+        if foreign and os.stat(full).st_mode & stat.S_IWOTH and os.environ.get("RANK", "0") == "0":
+            print(f"{path} is a program that everybody on this machine may change, and it is run now", file=sys.stderr)
         source = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

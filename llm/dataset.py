@@ -11,6 +11,7 @@ every token but the first is a target at least once an epoch, and no window wrap
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from llm.configurator import UserError
 from llm.corpus import Corpus
 from llm.files import write_whole
 from llm.runtime import Runtime, notice, seed_for
-from llm.tokenizer import GPT2_DESCRIPTION, Tokenizer
+from llm.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
 
 FORMAT = 1
 DATA = Path(__file__).parent / "data"
@@ -165,10 +166,11 @@ class Dataset:
         meta = read_meta(self.folder)
         self.tokenizer_description: dict = meta["tokenizer"]
         self.ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
-        if self.tokenizer_description["kind"] == "characters":
-            self.vocab_size = len(self.tokenizer_description["characters"])
-        else:
-            self.vocab_size = 50304  # 50,257 rounded up to a multiple of 64: nanoGPT's table
+        encoder = from_description(self.tokenizer_description)
+        # GPT-2's 50,257 are rounded up to a multiple of 64: nanoGPT's table
+        self.vocab_size = 50304 if encoder.end_of_text else encoder.vocab_size
+        if self.ids and self.ids[-1] >= encoder.vocab_size:
+            raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
         splits = {"train": [], "val": []}
         for shard in meta["shards"]:
             check_shard(self.folder / shard["file"], shard, verify=verify)
@@ -206,14 +208,31 @@ def read_meta(folder: Path) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
-        assert isinstance(version, int) and meta["tokenizer"]["kind"] and meta["shards"][0]["tokens"]
+        assert type(version) is int and (version > FORMAT or is_meta(meta))
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (ValueError, KeyError, IndexError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
         raise UserError(f"{path} is damaged; prepare the dataset anew: {prepare_hint(name)}") from None
     if version > FORMAT:
         raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm, or prepare it anew")
     return meta
+
+
+def is_meta(meta: dict) -> bool:
+    """Whether meta.json says what the reader needs, whatever made it: files of this folder, sizes, ids."""
+    ids, shards = meta["ids"], meta["shards"]
+    files = [shard["file"] for shard in shards]
+    return (
+        isinstance(meta["tokenizer"], dict)
+        and all(re.fullmatch(r"(train|val)(_\d+)?\.bin", file) for file in files)
+        and len(set(files)) == len(files)
+        and any(file.startswith("train") for file in files)
+        and all(type(n) is int and 0 < n < 2**48 for shard in shards for n in (shard["tokens"],))
+        and all(type(shard.get("characters", 0)) is int and shard.get("characters", 0) >= 0 for shard in shards)
+        and all(isinstance(shard.get("sha256", ""), str) for shard in shards)
+        and len({"sha256" in shard for shard in shards}) == 1
+        and (ids is None or (all(type(i) is int and 0 <= i < 2**16 for i in ids) and sorted(set(ids)) == ids))
+    )
 
 
 def check_shard(path: Path, shard: dict, *, verify: bool) -> None:

@@ -116,6 +116,18 @@ def start(cfg, out_dir: Path, *, keep_bytes: int) -> Metrics:
         raise UserError(f"cannot write {out_dir / METRICS}: {e.strerror}; type another --out_dir") from None
 
 
+class Stopwatch:
+    """Adds up seconds."""
+
+    seconds = 0.0
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self.started
+
+
 class Speed:
     """Times training steps, evaluations left out."""
 

@@ -100,7 +100,7 @@ class Characters:
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """UTF-8 bytes of the ids."""
-        return self.decode(ids).encode("utf-8")
+        return self.decode(ids).encode("utf-8", errors="replace")  # a file's description may hold half a character
 
 
 Tokenizer = GPT2 | Characters

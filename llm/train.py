@@ -179,6 +179,8 @@ def train(cfg: Settings) -> int:
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
         shared = f", the {data.corpus.others:,} rows of tokens that do not occur as one" if data.corpus else ""
         print(f"model: {model.num_params():,} parameters{shared}")
+        if resumed:
+            print(f"going on from {checkpoint.latest(cfg.out_dir)}, step {iter_num:,}")
         most = "at most " if exam or cfg.target_loss or cfg.patience else ""
         print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
     if note := memory_note(model, optimizers, cfg, on):
@@ -213,8 +215,10 @@ def train(cfg: Settings) -> int:
             """What went wrong; empty if it is saved."""
             if not on.is_main:
                 return ""
+            saving.start()
             try:
-                loop = {"place": list(batches.place), "seconds": seconds, "metrics_bytes": log.size()}
+                loop = {"place": list(batches.place), "seconds": time.perf_counter() - start_time}
+                loop |= {"metrics_bytes": log.size()}
                 loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256, "stale": stale}
                 loop |= {"again": batches.again, "ended": ended, "skipped": int(skipped)}
                 checkpoint.save(
@@ -230,6 +234,8 @@ def train(cfg: Settings) -> int:
                 )
             except UserError as e:
                 return str(e)
+            finally:
+                saving.stop()
             return ""
 
         def must_be_sound() -> None:
@@ -240,7 +246,7 @@ def train(cfg: Settings) -> int:
                 raise not_finite("the gradient is too large for float16, however it is scaled", iter_num, out_dir)
 
         first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
-        speed = metrics.Speed(tokens_per_iter)
+        speed, saving = metrics.Speed(tokens_per_iter), metrics.Stopwatch()
         keep_best = data.val is not None and not cfg.always_save_checkpoint
         check_interval = max(1, cfg.max_iters // CHECKS)
         ended, stale = state["ended"], state["stale"]  # why training ends early
@@ -293,12 +299,12 @@ def train(cfg: Settings) -> int:
                     unsaved = save(latest) or unsaved
                     if unsaved:
                         notice(f"{unsaved}; training goes on, and saves again at its next evaluation")
-            if last_step:
-                break
-            if on.most(interrupt.signal):
+            if not last_step and on.most(interrupt.signal):
                 must_be_sound()
-                seconds = time.perf_counter() - start_time
                 unsaved = save(latest)
+                last_step = True
+            seconds = time.perf_counter() - start_time
+            if last_step:
                 break
 
             # --------------------------------------------------------------------------------------- one training step
@@ -358,6 +364,8 @@ def train(cfg: Settings) -> int:
 
     if unsaved:
         raise UserError(f"{unsaved}; what was learned since the last checkpoint in {out_dir} is lost")
+    rest = seconds - state["seconds"] - speed.all_seconds - speed.seconds
+    others = f"measuring took {rest - saving.seconds:.1f} s, saving {saving.seconds:.1f} s"
     done = f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}"
     if ended_by := on.most(interrupt.signal):
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
@@ -365,7 +373,7 @@ def train(cfg: Settings) -> int:
         notice(f"{interrupt.name} after {done}; to go on: {again}")
         return 128 + ended_by
     if on.is_main:
-        print(done + f": {ended}" * bool(ended))
+        print(done + f": {ended}" * bool(ended) + f" ({others})")
     if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
