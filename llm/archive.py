@@ -109,6 +109,8 @@ def read_archive(path: Path, *, mmap: bool):
         reason = "cut short"
     except Damaged as e:
         reason = str(e)
+    except zipfile.BadZipFile:
+        reason = "cut short, or not what torch.save writes"
     except MemoryError:
         raise UserError(f"{path} does not fit into memory") from None
     except Exception as e:  # whatever torch's and Python's readers raise for bytes that make no sense

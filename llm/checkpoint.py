@@ -309,7 +309,7 @@ def load_model(
     """(model in evaluation mode, tokenizer, info) of a checkpoint: the one door for all that uses a trained model."""
     path = find(out_dir, checkpoint_name)
     checkpoint = read(path, parts=("model",), mmap=os.name != "nt")
-    encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path))
+    encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path), path)
     model = build_model(checkpoint, path).to(device).eval()
     ids, rows = checkpoint.get("corpus_ids"), model.config.vocab_size
     if max(encoder.vocab_size, *(ids or [0])) > rows or (ids and ids[-1] >= encoder.vocab_size):

@@ -49,8 +49,11 @@ def write_dataset(
     val_fraction: float,
     source: dict,
     train_command: tuple[str, ...],
+    read: list[str] | None = None,
 ) -> None:
     """Writes train.bin, val.bin (the last val_fraction of the characters; 0 = none), meta.json, and prints a summary.
+
+    read: what to say first, of how the text was read.
 
     The text is one document and ends with the tokenizer's end-of-text id, where it has one. meta.json is written last:
     until then, a reader finds that the files do not belong together. UserError if a part holds no text to learn.
@@ -91,7 +94,7 @@ def write_dataset(
     }
     write_whole(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
-    print(f"{len(text):,} characters")
+    print("; ".join(read or []) + "\n" * bool(read) + f"{len(text):,} characters")
     for name, part in ids.items():
         print(f"{name}: {len(part):,} tokens, {len(set(part)):,} of them distinct")
     print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {configurator.from_here(folder)}")
@@ -166,10 +169,10 @@ class Dataset:
         meta = read_meta(self.folder)
         self.tokenizer_description: dict = meta["tokenizer"]
         self.ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
-        encoder = from_description(self.tokenizer_description)
+        self.encoder = from_description(self.tokenizer_description, self.folder / "meta.json")
         # GPT-2's 50,257 are rounded up to a multiple of 64: nanoGPT's table
-        self.vocab_size = 50304 if encoder.end_of_text else encoder.vocab_size
-        if self.ids and self.ids[-1] >= encoder.vocab_size:
+        self.vocab_size = 50304 if self.encoder.end_of_text else self.encoder.vocab_size
+        if self.ids and self.ids[-1] >= self.encoder.vocab_size:
             raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
         splits = {"train": [], "val": []}
         for shard in meta["shards"]:

@@ -46,17 +46,19 @@ def first_words(data: Dataset, encoder: Tokenizer) -> str:
     return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
 
 
-def finish(model: GPT, cfg, encoder: Tokenizer, *, name: str, iter_num: int, known: np.ndarray | None) -> None:
+def finish(model: GPT, cfg, *, name: str, iter_num: int, known: np.ndarray | None) -> None:
     """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next.
 
     known: recall.examine's answer for the whole text, where it was asked already.
     """
     data = Dataset(cfg.dataset)
+    encoder = data.encoder
     on = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
         drawable = drawable_ids(data.ids, encoder.vocab_size)
-        lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, known=known)
+        control = recall.find_control(None, data, encoder)
+        lines, figures = recall.report(model, encoder, data, drawable=drawable, on=on, control=control, known=known)
         if on.is_main:
             recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=iter_num, dataset=data.name)
             commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]

@@ -239,17 +239,16 @@ def report(
     *,
     drawable: torch.Tensor,
     on: Runtime,
-    control: str | None = None,
+    control: tuple[str, Split] | None,
     known: np.ndarray | None = None,
 ) -> tuple[list[str], dict]:
     """(lines for the reader, plain data for recall.json) of the whole measurement; the last line is recall@50/50.
 
-    known: `examine`'s answer for the whole text, where there is one already.
+    control: from `find_control`. known: `examine`'s answer for the whole text, where there is one already.
     UserError if it cannot be measured: see `obstacle`.
     """
     if reason := obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
-    unseen = find_control(control, data, tokenizer)
     starts = window_starts(len(data.train), PREFIX + SUFFIX)
     if known is None:
         known = examine(model, data.train, windows_to_ask(starts), drawable=drawable, on=on)
@@ -267,8 +266,8 @@ def report(
         "recited_8": short.recited,
     }
     lines = []
-    if unseen:
-        name, split = unseen
+    if control:
+        name, split = control
         by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), drawable=drawable, on=on)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
@@ -339,9 +338,10 @@ def main(cfg: Settings) -> None:
         raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
     if cfg.dataset is None and info.text_sha256 not in (None, data.train.sha256):
         notice(f"the dataset {data.name} was prepared anew since {info.path} was trained: this is another text")
+    control = find_control(cfg.control, data, tokenizer)
     notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {on.describe()}")
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=cfg.control)
+    lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=control)
     if cfg.recite:
         recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
         lines = recitation + lines

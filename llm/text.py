@@ -43,6 +43,15 @@ PROBLEMS = {  # of a download, by the exception's name; what requests itself say
 }
 
 
+BINARY = {  # what people take for a text, by its first bytes
+    "a PDF": b"%PDF-",
+    "an EPUB, a Word or another packed document": b"PK\x03\x04",
+    "an old Word document": b"\xd0\xcf\x11\xe0",
+    "an RTF document": b"{\\rtf",
+    "packed (gzip)": b"\x1f\x8b",
+}
+
+
 def read_text(path: Path | str) -> Cleaned:
     r"""Text of a file, its lines ended by \n, and notes. UserError for what is no readable text."""
     path, notes = Path(path), []
@@ -50,6 +59,9 @@ def read_text(path: Path | str) -> Cleaned:
         data = path.read_bytes()
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
         raise UserError(f"{path} cannot be read ({getattr(e, 'strerror', e)}): expected a text file") from None
+    for name, begins in BINARY.items():
+        if data.startswith(begins):
+            raise UserError(f"{path} is {name}: expected a plain text file; save it as one first")
     try:
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8")
     except UnicodeDecodeError as e:

@@ -117,13 +117,14 @@ def characters(text: str) -> Characters:
     return Characters("".join(sorted(set(text))))
 
 
-def from_description(description: dict) -> Tokenizer:
-    """The tokenizer that a meta.json or a checkpoint describes. UserError for a kind this version does not know."""
+def from_description(description: dict, where: Path | str) -> Tokenizer:
+    """The tokenizer that a meta.json or a checkpoint describes, `where`. UserError for a kind that is not known."""
     if description == GPT2_DESCRIPTION:
         return gpt2()
     if description.get("kind") == "characters" and isinstance(description.get("characters"), str):
         return Characters(description["characters"])
-    raise UserError(f"unknown tokenizer {description}: expected gpt2 or characters; a newer llm may know it")
+    kind = f"{description.get('kind')!r:.50}"
+    raise UserError(f"{where} is encoded by {kind}: expected gpt2 or characters; a newer llm may know it")
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:

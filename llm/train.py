@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping, tokenizer
+from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping
 from llm.build import build, memory_note, place_weights_of
 from llm.configurator import (
     Fraction,
@@ -116,6 +116,11 @@ SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves
 
 def train(cfg: Settings) -> int:
     """The exit status: 0, or 128 and the signal's number where one ended it."""
+    with contextlib.ExitStack() as held:  # what is let go at the end, however it comes
+        return run(cfg, held)
+
+
+def run(cfg: Settings, held: contextlib.ExitStack) -> int:
     reading, on = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
     if cfg.gradient_accumulation_steps % on.world_size:
         raise UserError(
@@ -134,7 +139,6 @@ def train(cfg: Settings) -> int:
             "--val_fraction=0.05, or leave them out"
         )
     metrics.require_services(cfg)
-    encoder = tokenizer.from_description(data.tokenizer_description)
     model, optimizers, state = build(cfg, data, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
@@ -154,7 +158,7 @@ def train(cfg: Settings) -> int:
         world_size=on.world_size,
     )
     no_recall = recall.obstacle(model.config.block_size, len(data.train))
-    drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, encoder.vocab_size)
+    drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, data.encoder.vocab_size)
     recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
     exam = None
     if cfg.target_recall and not no_recall:
@@ -170,6 +174,10 @@ def train(cfg: Settings) -> int:
         lr_decay_iters=cfg.lr_decay_iters,
         decay_lr=cfg.decay_lr,
     )
+
+    if on.is_main and not cfg.eval_only:
+        checkpoint.make_out_dir(out_dir)
+        held.enter_context(only_writer(out_dir))
 
     # say what is about to happen
     if on.is_main:
@@ -203,13 +211,11 @@ def train(cfg: Settings) -> int:
     if on.world_size > 1:
         step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
 
-    with contextlib.ExitStack() as stack:
-        if on.is_main:
-            checkpoint.make_out_dir(out_dir)
-            stack.enter_context(only_writer(out_dir))
-            checkpoint.clear_out_dir(out_dir, resumed=resumed)
-            log = stack.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
-        interrupt = stack.enter_context(Interrupt())
+    if on.is_main:
+        checkpoint.clear_out_dir(out_dir, resumed=resumed)
+        log = held.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
+
+    with Interrupt() as interrupt:
 
         def save(name: str) -> str:
             """What went wrong; empty if it is saved."""
@@ -377,7 +383,7 @@ def train(cfg: Settings) -> int:
     if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
-    finish(model, cfg, encoder, name=latest, iter_num=iter_num, known=known)
+    finish(model, cfg, name=latest, iter_num=iter_num, known=known)
     return 0
 
 

@@ -66,7 +66,8 @@ def test_characters_round_trip(text):
     encoder = tokenizer.characters(text)
     assert encoder.decode(encoder.encode(text)) == text
     assert encoder.decode_bytes(encoder.encode(text)) == text.encode()
-    assert tokenizer.from_description(json.loads(json.dumps(encoder.description))).encode(text) == encoder.encode(text)
+    again = tokenizer.from_description(json.loads(json.dumps(encoder.description)), "meta.json")
+    assert again.encode(text) == encoder.encode(text)
 
 
 def test_an_unknown_character_is_named_with_its_place():
@@ -75,8 +76,8 @@ def test_an_unknown_character_is_named_with_its_place():
 
 
 def test_a_description_from_a_newer_version_is_refused():
-    with pytest.raises(UserError, match="unknown tokenizer .*'words'.* expected gpt2 or characters"):
-        tokenizer.from_description({"kind": "words"})
+    with pytest.raises(UserError, match="^x/meta.json is encoded by 'words': expected gpt2 or characters"):
+        tokenizer.from_description({"kind": "words"}, "x/meta.json")
 
 
 def test_merges_that_were_changed_are_refused(tmp_path, monkeypatch):

@@ -58,13 +58,13 @@ def main(settings: Settings) -> None:
         notes += done
     if not text.strip():
         raise UserError(f"{path} holds nothing but Project Gutenberg's header and licence: expected a book")
-    print(f"read {path}" + "".join(f"; {note}" for note in notes))
     write_dataset(
         folder,
         text,
         gpt2(),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
+        read=[f"read {path}", *notes],
         train_command=("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"),
     )
 

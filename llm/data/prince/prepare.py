@@ -39,13 +39,13 @@ def main(settings: Settings) -> None:
     for step in [clean_scan, unwrap] if settings.unwrap else [clean_scan]:
         text, done = step(text)
         notes += done
-    print(f"read {path}" + "".join(f"; {note}" for note in notes))
     write_dataset(
         folder,
         text,
         gpt2(),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
+        read=[f"read {path}", *notes],
         train_command=("config/train_prince.py",),
     )
 

@@ -35,13 +35,13 @@ def main(settings: Settings) -> None:
         must_contain="First Citizen",
     )
     text, notes = read_text(path)
-    print(f"read {path}" + "".join(f"; {note}" for note in notes))
     write_dataset(
         folder,
         text,
         characters(text),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
+        read=[f"read {path}", *notes],
         train_command=("config/train_shakespeare_char.py",),
     )
 
