@@ -1,12 +1,13 @@
 # make demo   the bundled tale: prepare, learn by heart, measure recall, sample
 # make test   lint and all tests
 # make lint   ruff alone
+# make chaos  what no quick test can show: kills, full disks, damaged files, a long run; some 40 minutes
 # Each makes .venv and installs into it when needed; nothing but Python 3.11 or newer and a package registry is required.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint chaos
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}; type make PYTHON=python3.12")'
@@ -30,3 +31,6 @@ lint: .venv/installed-dev
 
 test: lint
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4
+
+chaos: .venv/installed-dev
+	$(BIN)/python tests/chaos.py
