@@ -92,6 +92,7 @@ def write_dataset(
         "ids": sorted(set().union(*ids.values())),
         "source": source,
     }
+    meta["sha256"] = digest(meta)
     write_whole(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
     print("; ".join(read or []) + "\n" * bool(read) + f"{len(text):,} characters")
@@ -212,6 +213,7 @@ def read_meta(folder: Path) -> dict:
         meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
         assert type(version) is int and (version > FORMAT or is_meta(meta))
+        assert meta.pop("sha256", None) in (None, digest(meta))  # the first datasets have none
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
@@ -219,6 +221,11 @@ def read_meta(folder: Path) -> dict:
     if version > FORMAT:
         raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm, or prepare it anew")
     return meta
+
+
+def digest(meta: dict) -> str:
+    """sha256 of what meta.json says."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def is_meta(meta: dict) -> bool:

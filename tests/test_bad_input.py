@@ -32,7 +32,9 @@ def write(path, data=b"", mode=0o644):
 def change_meta(**changes):
     def spoil(folder):
         path = folder / "data" / "story" / "meta.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        meta = json.loads(path.read_text()) | changes
+        del meta["sha256"]
+        path.write_text(json.dumps(meta))
 
     return spoil
 

@@ -1,5 +1,6 @@
 """The configurator as a user meets it: values, slips and their one line, --help, and how a script ends."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -485,3 +486,14 @@ def test_the_configurator_does_not_load_a_slow_library():
     code = "import sys, llm.configurator; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     environment = {"PYTHONPATH": str(Path(configurator.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_a_config_that_everybody_may_change_is_said_to_be_run(tmp_path, capsys):
+    path = tmp_path / "config.py"
+    path.write_text("")
+    for mode, said in ((0o644, ""), (0o666, f"{path} is a program that everybody on this machine may change, and ")):
+        path.chmod(mode)
+        configurator.run_config(str(path), {}, {})
+        heard = capsys.readouterr().err
+        assert heard.startswith(said) and bool(said) == bool(heard)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm import dataset, tokenizer
 from llm.configurator import UserError
-from llm.dataset import Batches, Split, evaluation_batches, permuted
+from llm.dataset import Batches, Dataset, Split, evaluation_batches, permuted
 from llm.runtime import Runtime
 
 NEWER = '{"format": 9, "tokenizer": {"kind": "x"}, "shards": [{"tokens": 1}]}'
@@ -254,3 +254,41 @@ def test_windows_are_cut_into_shorter_ones():
         [16, 17, 18],
     ]
     assert dataset.cut(windows, 10).tolist() == windows.tolist()
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_dataset_is_refused_in_one_line_or_right(prepare, data):
+    good = prepare("story", val_fraction=0.2)
+    right = [good.train.tokens(0, 10**6).tolist(), good.val.tokens(0, 10**6).tolist(), good.ids]
+    path = good.folder / data.draw(st.sampled_from(["meta.json", "train.bin", "val.bin"]))
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[at] = data.draw(st.integers(0, 255))
+    else:
+        del content[at : at + data.draw(st.integers(1, len(content)))]
+    path.write_bytes(bytes(content))
+    try:
+        found = Dataset("story")
+    except UserError as e:
+        assert "\n" not in str(e)
+    else:
+        assert [found.train.tokens(0, 10**6).tolist(), found.val.tokens(0, 10**6).tolist(), found.ids] == right
+
+
+KEYS = st.sampled_from(["format", "tokenizer", "shards", "ids", "kind", "file", "tokens"])
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(meta=JSON)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_meta_json_is_told_in_one_line(data, meta):
+    (data / "story").mkdir(exist_ok=True)
+    (data / "story" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError):
+        Dataset("story")

@@ -30,3 +30,27 @@ def test_clock(seconds, text):
 def test_a_missing_extra_is_named():
     with pytest.raises(UserError, match=r'the extra plot, which is not installed.*pip install -e ".\[plot\]"'):
         metrics.require("nosuchpackage.sub", "plot")
+
+
+def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch):
+    """A file on a full disk takes a part of what is written, then nothing; a run must not stumble over its figures."""
+    with metrics.Metrics(tmp_path, keep_bytes=0) as log:
+        log.write(0, loss=3.0)
+        real = log.file
+
+        class Full:
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+            def write(self, data):
+                return real.write(data[: len(data) // 2])
+
+        log.file = Full()
+        log.write(1, loss=2.0)
+        with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device"):
+            log.size()
+        assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0]
+        log.file = real
+        log.write(2, loss=1.0)
+        assert log.size() == (tmp_path / "metrics.jsonl").stat().st_size
+    assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0, 1, 2]

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, stopping, train
+from llm import checkpoint, files, runtime, stopping, train
 from llm.configurator import UserError
 from llm.metrics import read_metrics
 from llm.model import GPT, GPTConfig
@@ -409,3 +410,97 @@ def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, 
     assert [line.get("recall") for line in two] == [line.get("recall") for line in one]
     again = [torch.load(f"{out}/ckpt.pt", weights_only=True)["loop"]["again"] for out in ("one", "two")]
     assert again[0] == again[1] != []
+
+
+def full_disk(monkeypatch, refuses):
+    """From now on, a file whose path refuses() says no to cannot be written."""
+    real = files.os.fsync
+
+    def fsync(number):
+        if refuses(os.readlink(f"/proc/self/fd/{number}")):
+            raise OSError(28, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+
+
+def test_a_full_disk_is_said_and_training_goes_on_to_its_next_try(learn, monkeypatch, capsys):
+    whole = learn(out_dir="whole", eval_interval=2)
+    tries = iter([False, True, True, True, False, False])  # ckpt_init.pt, then ckpt.pt at 2, 4, ...
+    full_disk(monkeypatch, lambda path: ".ckpt" in path and next(tries))
+    assert timeless(learn(eval_interval=2)) == timeless(whole)
+    said = capsys.readouterr().err
+    assert said.count("cannot write out/ckpt.pt: No space left on device; training goes on, and saves again") == 3
+    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 10
+    assert sorted(os.listdir("out")) == [".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl"]
+
+
+def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_says_what_is_lost(learn, monkeypatch):
+    tries = iter([False, False, True])
+    full_disk(monkeypatch, lambda path: ".ckpt" in path and next(tries))
+    with pytest.raises(
+        UserError, match="No space left on device; what was learned since the last checkpoint in out is"
+    ):
+        learn()
+    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 5
+
+
+def test_the_free_space_is_looked_at_before_a_checkpoint_is_written(learn, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(
+        UserError, match=r"cannot write out/ckpt_init.pt: it takes 7 MB, and 1 MB are free on this disk"
+    ):
+        learn()
+    assert sorted(os.listdir("out")) == [".lock", "metrics.jsonl"]
+
+
+def test_a_gradient_that_is_no_number_names_its_step(learn, monkeypatch):
+    real, steps = torch.nn.utils.clip_grad_norm_, iter(range(100))
+
+    def clip(parameters, max_norm):
+        norm = real(parameters, max_norm)
+        return norm * math.nan if next(steps) == 6 else norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    with pytest.raises(
+        UserError, match="the loss or the gradient is not a finite number at step 6: the last checkpoint"
+    ):
+        learn(log_interval=100)
+    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 5
+
+
+def test_updates_that_float16_skips_are_counted(learn, monkeypatch, capsys):
+    """A scale of 2**40 overflows: 16 bits hold numbers up to 65,504."""
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=2.0**40, enabled=enabled)
+    )
+    lines = learn(dtype="float16", corpus_softmax=False, max_iters=25, eval_interval=20)
+    skipped = [line["skipped"] for line in lines if "skipped" in line]
+    assert 5 < skipped[-1] == skipped[-2] < 25 and skipped == sorted(skipped)
+    assert f"{skipped[-1]} updates skipped (float16)" in capsys.readouterr().out
+    assert torch.load("out/ckpt.pt", weights_only=True)["loop"]["skipped"] == skipped[-1]
+
+
+def test_memory_that_will_not_do_is_told_before(learn, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "free_memory", lambda _: 2_000_000)
+    learn(max_iters=1)
+    told = re.search(
+        r"training will take about 0.0 GB, and 0.0 GB of memory are free: lower --batch_size=4 and raise --gr",
+        capsys.readouterr().err,
+    )
+    assert told
+    monkeypatch.setattr(runtime, "free_memory", lambda _: 2_000_000_000)
+    learn(max_iters=1)
+    assert "will take about" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: x")]
+)
+def test_out_of_memory_names_the_settings_to_lower(learn, monkeypatch, error):
+    monkeypatch.setattr(train, "train", lambda cfg: (_ for _ in ()).throw(error))
+    with pytest.raises(
+        UserError, match=r"out of memory on cpu: lower --batch_size=4 \(and raise --gradient_accumulation"
+    ):
+        train.main(TINY)
