@@ -1,10 +1,11 @@
-"""What a run sets out from: fresh weights, or a run that is in out_dir. `cfg` is train.Settings."""
+"""What a run sets out from: fresh weights, a model that is there, or a run in out_dir. `cfg` is train.Settings."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
-from llm import checkpoint, corpus, optim, runtime
+from llm import checkpoint, corpus, lora, optim, pretrained, runtime
 from llm.configurator import UserError
 from llm.dataset import Dataset
 from llm.initialise import look_back
@@ -14,25 +15,65 @@ from llm.runtime import Runtime, notice
 OPENING = 3  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
-def build(cfg, data: Dataset, on: Runtime) -> tuple[GPT, list[torch.optim.Optimizer], dict]:
-    """(model, optimizers, state) to start from. The model has data.corpus's rows.
+def build(cfg, on: Runtime) -> tuple:
+    """(cfg, data, model, optimizers, state) to start from. The model has data.corpus's rows.
 
-    state: iter_num, best_val_loss, place in the data and windows to show again, seconds trained, bytes of
-    metrics.jsonl, scaler, updates skipped by it, stale (evaluations since val_loss improved), ended (why training ended
-    early).
+    cfg: the settings, but for the corpus softmax, which fine-tuning does without. state: iter_num, best_val_loss, place
+    in the data and windows to show again, seconds trained, bytes of metrics.jsonl, scaler, updates skipped by it, stale
+    (evaluations since val_loss improved), ended (why training ended early), corpus_ids (that occur in all that the
+    model learned), and of fine-tuning base, lora_rank and before (see finish.py).
     """
     state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
-    state |= {"scaler": {}, "stale": 0, "ended": "", "skipped": 0}
+    state |= {"scaler": {}, "stale": 0, "ended": "", "skipped": 0, "base": None, "lora_rank": 0, "before": None}
+    saved = None
     if cfg.init_from == "scratch":
-        model = fresh_model(cfg, data).to(on.device)
-        return model, make_optimizers(model, cfg), state
-    path = checkpoint.latest(cfg.out_dir)
-    saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
-    model = saved_model(saved, path, cfg, data).to(on.device)
+        data = dataset_of(cfg)
+        model = fresh_model(cfg, data)
+        state["corpus_ids"] = data.ids
+    elif cfg.init_from == "resume":
+        path = checkpoint.latest(cfg.out_dir)
+        saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
+        state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])}
+        state |= {"corpus_ids": saved.get("corpus_ids")} | saved.get("loop", {})
+        cfg = dataclasses.replace(cfg, corpus_softmax=False) if state["base"] else cfg
+        data = dataset_of(cfg)
+        model = saved_model(saved, path, cfg, data)
+    else:
+        cfg = dataclasses.replace(cfg, corpus_softmax=False)
+        data = dataset_of(cfg)
+        model = pretrained_model(cfg, data, state)
+    model.gradient_checkpointing = cfg.gradient_checkpointing
+    model = model.to(on.device)
     optimizers = make_optimizers(model, cfg)
-    checkpoint.restore_optimizers(optimizers, saved, path)
-    state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])}
-    return model, optimizers, state | saved.get("loop", {})
+    if saved:
+        checkpoint.restore_optimizers(optimizers, saved, path)
+    return cfg, data, model, optimizers, state
+
+
+def dataset_of(cfg) -> Dataset:
+    """The text to learn. UserError if the settings ask for more than it has."""
+    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax, verify=cfg.verify)
+    if data.val is None and (cfg.target_loss or cfg.patience):
+        raise UserError(
+            f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
+            "--val_fraction=0.05, or leave them out"
+        )
+    return data
+
+
+def pretrained_model(cfg, data: Dataset, state: dict) -> GPT:
+    """The model that cfg.init_from names, ready to be fine-tuned; notes in `state` where it comes from."""
+    if Path(cfg.init_from).resolve() in (Path(cfg.out_dir).resolve(), (Path(cfg.out_dir) / "ckpt.pt").resolve()):
+        raise UserError(
+            f"init_from={cfg.init_from} is out_dir itself: type --init_from=resume to go on there, or another --out_dir"
+        )
+    base = pretrained.load_base(cfg.init_from, block_size=cfg.block_size)
+    if base.tokenizer_description != data.tokenizer_description:
+        raise UserError(f"dataset {data.name} is prepared for another tokenizer than {cfg.init_from} was trained with")
+    union = sorted({*base.corpus_ids, *data.ids}) if base.corpus_ids and data.ids else None
+    state |= {"base": base.origin, "lora_rank": cfg.lora_rank, "corpus_ids": union}
+    base.model.set_dropout(cfg.dropout)
+    return lora.attach(base.model, cfg.lora_rank) if cfg.lora_rank else base.model
 
 
 def model_config(cfg, vocab_size: int) -> GPTConfig:
@@ -54,7 +95,7 @@ def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
     """The model of a checkpoint that this run can go on with; UserError where it cannot."""
     loop = saved.get("loop", {})
     if (
-        checkpoint.describe_tokenizer(saved, path) != data.tokenizer_description
+        pretrained.describe_tokenizer(saved, path) != data.tokenizer_description
         or loop.get("text_sha256", data.train.sha256) != data.train.sha256
     ):
         raise UserError(
@@ -64,7 +105,7 @@ def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
     shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
     if shared != (data.corpus is not None):
         raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
-    for name in ("optimizer", "seed"):
+    for name in ("optimizer", "seed", "lora_rank"):
         if saved["config"].get(name, getattr(cfg, name)) != getattr(cfg, name):
             raise UserError(f"{name} cannot change on resume; type --{name}={saved['config'][name]}, as in {path}")
     if len(loop.get("place") or (0, 0)) != 2:
@@ -72,7 +113,7 @@ def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
     kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
     if kept:
         notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
-    model = checkpoint.build_model(saved, path, dropout=cfg.dropout)
+    model = pretrained.build_model(saved, path, dropout=cfg.dropout)
     return corpus.compact(model, data.corpus) if data.corpus else model
 
 
@@ -118,3 +159,16 @@ def memory_note(model: GPT, optimizers: list[torch.optim.Optimizer], cfg, on: Ru
         f"--batch_size={cfg.batch_size} and raise --gradient_accumulation_steps={cfg.gradient_accumulation_steps}, or "
         "take a smaller model"
     )
+
+
+def described(model: GPT, data: Dataset, state: dict) -> str:
+    """The model in words."""
+    words = f"{model.num_params():,} parameters"
+    if data.corpus:
+        words += f", the {data.corpus.others:,} rows of tokens that do not occur as one"
+    if state["base"]:
+        words += f", fine-tuned from {state['base']['name']}"
+    if state["lora_rank"]:
+        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        words += f", {learning:,} of them learn (rank {state['lora_rank']})"
+    return words

@@ -8,8 +8,9 @@ nanoGPT's load here:
     best_val_loss   1e9 = none yet                         config         every setting of the run
 
 and ours: format, gelu (GPTConfig's), optimizers (the state dicts of others than AdamW), tokenizer (its description),
-corpus_ids (the ids that occur in the corpus; None = unknown), loop (where training goes on: see build.py, and the
-text's sha256), checksums (one per part, so that sampling reads and checks the weights alone).
+corpus_ids (the ids that occur in the corpus; None = unknown), loop (where training goes on: see build.py; the text's
+sha256; the model that fine-tuning set out from), checksums (one per part, so that sampling reads and checks the weights
+alone). Where loop has a lora_rank, `model` holds what was learned on top of the base alone (lora.py).
 Files are read by torch's restricted loader: no code in them is ever run.
 """
 
@@ -17,23 +18,20 @@ import dataclasses
 import hashlib
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-from llm import dataset, tokenizer
 from llm.archive import read_archive
 from llm.configurator import UserError
 from llm.files import remove_parts, whole_file
-from llm.model import GPT, GPTConfig
+from llm.lora import adapters
+from llm.model import GPT
 from llm.runtime import notice
 
 FORMAT = 1
 PARTS = ("model", "optimizer", "optimizers")  # each with a checksum of its own; "rest" is everything else
 OURS = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}  # keys that nanoGPT lacks
-NANOGPT_VOCABULARIES = (50257, 50304)  # sizes of a table that can only be GPT-2's encoding
 
 
 def is_count(x) -> bool:
@@ -68,19 +66,9 @@ LOOP = {
     "stale": is_count,
     "ended": lambda x: isinstance(x, str),
     "text_sha256": lambda x: x is None or isinstance(x, str),
+    "base": lambda x: x is None or (isinstance(x, dict) and all(isinstance(x[k], str) for k in ("name", "sha256"))),
+    "lora_rank": is_count,
 }
-
-
-@dataclass(frozen=True)
-class Info:
-    """Where a model comes from."""
-
-    path: Path
-    iter_num: int
-    dataset: str
-    corpus_ids: list[int] | None  # None = unknown
-    text_sha256: str | None  # of the training text's shards; None = unknown
-    config: dict
 
 
 def digest(part) -> str:
@@ -141,7 +129,7 @@ def save(
     model_args = dataclasses.asdict(model.config)
     checkpoint = {
         "gelu": model_args.pop("gelu"),  # nanoGPT takes no other model_args than its own
-        "model": model.state_dict(),
+        "model": adapters(model.state_dict()) or model.state_dict(),
         "optimizer": optimizers[0].state_dict(),  # AdamW's, which is nanoGPT's
         "optimizers": [o.state_dict() for o in optimizers[1:]],
         "model_args": model_args,
@@ -230,7 +218,7 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
     for name, holds in KINDS.items():
         try:
             as_expected = name not in checkpoint or holds(checkpoint[name])
-        except (TypeError, ValueError, OverflowError):  # what float() raises
+        except (TypeError, ValueError, KeyError, OverflowError):  # what float() raises
             as_expected = False
         if not as_expected:
             raise UserError(f"{damaged} (its part {name!r} is not what is expected)")
@@ -240,32 +228,6 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
         if not name.endswith((".attn.bias", ".attn.masked_bias"))  # old nanoGPT's causal mask, no weight
     }
     return checkpoint
-
-
-class Uninitialised(TorchFunctionMode):
-    """A context in which torch.nn.init does nothing (on the meta device, it takes a second to import a compiler)."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return None
-        return func(*args, **(kwargs or {}))
-
-
-def build_model(checkpoint: dict, path: Path, **changes) -> GPT:
-    """The GPT of a checkpoint from `read`, its weights the checkpoint's own memory; `changes` replace model_args."""
-    try:
-        gelu = checkpoint.get("gelu", "none")  # nanoGPT's files don't say: it always computes the exact function
-        config = GPTConfig(**(checkpoint["model_args"] | {"gelu": gelu} | changes))
-        sizes = (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab_size)
-        if min(sizes) < 1 or config.n_embd % config.n_head or config.n_layer > len(checkpoint["model"]):
-            raise ValueError(f"no model has {config}")
-        with torch.device("meta"), Uninitialised():  # the weights come from the file
-            model = GPT(config)
-        model.load_state_dict({name: tensor.float() for name, tensor in checkpoint["model"].items()}, assign=True)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
-    model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
-    return model
 
 
 def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict, path: Path) -> None:
@@ -284,42 +246,3 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict
                     raise ValueError(f"a state of other shapes than {tuple(p.shape)}")
     except (KeyError, ValueError, TypeError, AttributeError) as e:
         raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None
-
-
-def describe_tokenizer(checkpoint: dict, path: Path) -> dict:
-    """The tokenizer's description in the checkpoint; for nanoGPT's, which have none, that of its dataset or GPT-2's."""
-    if "tokenizer" in checkpoint:
-        return checkpoint["tokenizer"]
-    vocab_size, name = checkpoint["model_args"]["vocab_size"], str(checkpoint["config"].get("dataset"))
-    if vocab_size in NANOGPT_VOCABULARIES:
-        return tokenizer.GPT2_DESCRIPTION
-    prepared = dataset.Dataset(name)  # one line says how to prepare it where it is not
-    if prepared.vocab_size != vocab_size:
-        raise UserError(
-            f"{path} has a vocabulary of {vocab_size}, the dataset {name} prepared here has {prepared.vocab_size}: "
-            f"prepare the text that it was trained on: {dataset.prepare_hint(name)}"
-        )
-    notice(f"{path} does not say how its text was encoded: taken from the dataset {name}")
-    return prepared.tokenizer_description
-
-
-def load_model(
-    out_dir: str, checkpoint_name: str = "ckpt.pt", device: torch.device | str = "cpu"
-) -> tuple[GPT, tokenizer.Tokenizer, Info]:
-    """(model in evaluation mode, tokenizer, info) of a checkpoint: the one door for all that uses a trained model."""
-    path = find(out_dir, checkpoint_name)
-    checkpoint = read(path, parts=("model",), mmap=os.name != "nt")
-    encoder = tokenizer.from_description(describe_tokenizer(checkpoint, path), path)
-    model = build_model(checkpoint, path).to(device).eval()
-    ids, rows = checkpoint.get("corpus_ids"), model.config.vocab_size
-    if max(encoder.vocab_size, *(ids or [0])) > rows or (ids and ids[-1] >= encoder.vocab_size):
-        raise UserError(f"{path}: its tokenizer has {encoder.vocab_size} ids, its table {rows} rows: they do not fit")
-    info = Info(
-        path=path,
-        iter_num=int(checkpoint["iter_num"]),
-        dataset=str(checkpoint["config"].get("dataset")),
-        corpus_ids=ids,
-        text_sha256=checkpoint.get("loop", {}).get("text_sha256"),
-        config=checkpoint["config"],
-    )
-    return model, encoder, info

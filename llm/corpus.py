@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from llm.model import GPT
+from llm.model import GPT, uninitialised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,7 @@ def expand(model: GPT, corpus: Corpus) -> GPT:
 
 def with_table(model: GPT, table: torch.Tensor, *, others: int) -> GPT:
     """A GPT with this table (rows, C), tied, that shares all other weights with `model`."""
-    with torch.device("meta"):
-        new = GPT(dataclasses.replace(model.config, vocab_size=len(table)), others=others)
+    new = uninitialised(dataclasses.replace(model.config, vocab_size=len(table)), others=others)
     new.load_state_dict(
         model.state_dict() | {"lm_head.weight": table, "transformer.wte.weight": table}, assign=True, strict=True
     )

@@ -5,12 +5,15 @@ Letters in shape comments: B batch, T time (tokens), C n_embd, nh n_head, hs = C
 Not here: choosing tokens (generate.py), optimizers (optim.py), files (checkpoint.py).
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class GPT(nn.Module):
         """others: how many tokens the last row of the table stands for (see corpus.py); 0 = each row is one token's."""
         super().__init__()
         self.config, self.others = config, others
+        self.gradient_checkpointing = False  # True: blocks are computed a second time instead of kept for the gradient
         self.transformer = nn.ModuleDict(
             dict(
                 wte=nn.Embedding(config.vocab_size, config.n_embd),
@@ -126,14 +130,29 @@ class GPT(nn.Module):
         """Number of parameters, the tied table counted once, positions left out (nanoGPT's count)."""
         return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
 
+    def set_dropout(self, dropout: float) -> None:
+        self.config = dataclasses.replace(self.config, dropout=dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+            elif isinstance(module, CausalSelfAttention):
+                module.dropout = dropout
+
+    def cropped(self, block_size: int) -> "GPT":
+        """The model itself with its first block_size places alone."""
+        self.config = dataclasses.replace(self.config, block_size=block_size)
+        self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight.detach()[:block_size].clone())
+        return self
+
     def hidden(self, idx: torch.Tensor) -> torch.Tensor:
         """What the output rows are multiplied with: idx (B, T) int64 -> (B, T, C)."""
         T = idx.size(1)
         assert self.config.block_size >= T, f"{T} tokens, but block_size is {self.config.block_size}"
         positions = torch.arange(T, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        keep = not (self.gradient_checkpointing and self.training)
         for block in self.transformer.h:
-            x = block(x)
+            x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
         return self.transformer.ln_f(x)
 
     def forward(
@@ -159,3 +178,18 @@ class GPT(nn.Module):
         place_weights = place_weights[: targets.size(1)]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return logits, (losses.view_as(targets).mean(0) * place_weights).sum() / place_weights.sum()
+
+
+class NoInit(TorchFunctionMode):
+    """A context in which torch.nn.init does nothing (on the meta device, it takes a second to import a compiler)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def uninitialised(config: GPTConfig, *, others: int = 0) -> GPT:
+    """A model of this shape without weights, on the meta device: they come from elsewhere."""
+    with torch.device("meta"), NoInit():
+        return GPT(config, others=others)

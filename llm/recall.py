@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import checkpoint, runtime
+from llm import runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
 from llm.generate import context_start, drawable_ids, exact_logits, generate
 from llm.model import GPT
+from llm.pretrained import load_model
 from llm.reader import Reader
 from llm.runtime import Runtime, notice
 from llm.text import read_text
@@ -35,6 +36,7 @@ from llm.tokenizer import Tokenizer
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
 MOST_WINDOWS = 2000
+FEW_WINDOWS = 64  # for a glance, as at each evaluation
 BLOCK = 20  # tokens: shorter agreements of a recitation with the book do not count
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
 CONTROL = DATA / "tale" / "control.txt"
@@ -92,6 +94,11 @@ def window_starts(n_tokens: int, length: int, most: int = MOST_WINDOWS) -> np.nd
     if len(starts) > most:
         starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
     return starts
+
+
+def fixed_starts(split: Split) -> np.ndarray:
+    """Starts of a few windows from all over the text, always the same."""
+    return window_starts(len(split), PREFIX + SUFFIX, FEW_WINDOWS)
 
 
 def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
@@ -234,7 +241,6 @@ def find_control(path: str | None, data: Dataset, tokenizer: Tokenizer) -> tuple
 
 def report(
     model: GPT,
-    tokenizer: Tokenizer,
     data: Dataset,
     *,
     drawable: torch.Tensor,
@@ -332,7 +338,7 @@ def write(out_dir: Path, figures: dict, *, checkpoint_name: str, step: int, data
 
 def main(cfg: Settings) -> None:
     on = runtime.start(cfg, use="measure")
-    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
+    model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
     data = Dataset(cfg.dataset or info.dataset)
     if data.tokenizer_description != tokenizer.description:
         raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
@@ -341,7 +347,7 @@ def main(cfg: Settings) -> None:
     control = find_control(cfg.control, data, tokenizer)
     notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {on.describe()}")
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    lines, figures = report(model, tokenizer, data, drawable=drawable, on=on, control=control)
+    lines, figures = report(model, data, drawable=drawable, on=on, control=control)
     if cfg.recite:
         recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
         lines = recitation + lines

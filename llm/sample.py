@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import checkpoint, dataset, runtime
+from llm import dataset, runtime
 from llm.cite import FEWEST_WORDS, Book
 from llm.configurator import (
     Fraction,
@@ -26,11 +26,12 @@ from llm.configurator import (
     run_script,
 )
 from llm.generate import Sampling, drawable_ids, generate
+from llm.pretrained import Info, load_base, load_model
 from llm.reader import MOST, Reader
 from llm.runtime import notice
 from llm.stream import TextStream
 from llm.text import read_text
-from llm.tokenizer import Tokenizer, encode_prompt
+from llm.tokenizer import Tokenizer, encode_prompt, from_description
 
 SEPARATOR = "---------------"  # between samples
 SEARCHED = 5_000_000  # tokens: in texts up to this size the prompt is looked up, to tell why it may not be recited
@@ -56,7 +57,7 @@ class Drawing(runtime.Settings):
 @dataclass(frozen=True)
 class Settings(Drawing):
     # the prompt, and how to show what follows
-    init_from: str = "resume"  # resume = a checkpoint in out_dir; pretrained models such as gpt2 are to come
+    init_from: str = "resume"  # resume = a checkpoint in out_dir; else a model as in train.py: gpt2, a folder, a file
     start: str = "\n"  # the prompt; FILE:prompt.txt reads it from a file
     num_samples: PositiveInt = 1  # continuations of the prompt
     stop: str | None = None  # end before this text
@@ -93,7 +94,7 @@ def prompt_notice(prompt: str, book: str, *, by_characters: bool) -> str | None:
     return None
 
 
-def book_text(info: checkpoint.Info, tokenizer) -> str:
+def book_text(info: Info, tokenizer) -> str:
     """The text that the model was trained on, if it is still there and not too long to search; else ""."""
     try:
         split = dataset.Dataset(info.dataset).train
@@ -104,18 +105,27 @@ def book_text(info: checkpoint.Info, tokenizer) -> str:
     return tokenizer.decode(split.tokens(0, len(split)).tolist())
 
 
-def load_reader(cfg) -> tuple[Reader, Tokenizer, checkpoint.Info]:
-    """The model in cfg.out_dir, ready for reading; says which it is. cfg: the settings of any script that draws."""
+def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info]:
+    """The model in cfg.out_dir, ready for reading; says which it is. cfg: the settings of any script that draws.
+
+    init_from: another model instead, see pretrained.load_base.
+    """
     on = runtime.start(cfg, use="sample")
-    model, tokenizer, info = checkpoint.load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-    notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
+    if init_from == "resume":
+        model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
+        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
+    else:
+        base = load_base(init_from)
+        model, tokenizer = base.model.to(on.device).eval(), from_description(base.tokenizer_description, init_from)
+        info = Info(Path(init_from), 0, "", base.corpus_ids, None, {})
+        notice(f"{init_from}, as it is; {on.describe()}; seed {cfg.seed}")
     return Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), on.dtype), tokenizer, info
 
 
 class Writer:
     """Continues prompts, and prints what it draws."""
 
-    def __init__(self, cfg: Settings, reader: Reader, tokenizer, info: checkpoint.Info):
+    def __init__(self, cfg: Settings, reader: Reader, tokenizer, info: Info):
         self.cfg, self.reader, self.tokenizer = cfg, reader, tokenizer
         self.book = book_text(info, tokenizer)
         self.cited = Book(self.book) if cfg.cite else None
@@ -212,10 +222,8 @@ def ask(writer: Writer) -> None:
 
 
 def main(cfg: Settings) -> None:
-    if cfg.init_from != "resume":
-        raise UserError(f"init_from={cfg.init_from} is not there yet: expected resume, a checkpoint in out_dir")
     prompt = read_prompt(cfg.start)
-    writer = Writer(cfg, *load_reader(cfg))
+    writer = Writer(cfg, *load_reader(cfg, cfg.init_from))
     if cfg.interactive:
         return ask(writer)
     ids = writer.ids(prompt)

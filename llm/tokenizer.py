@@ -40,6 +40,13 @@ def merge_ranks(merges: str) -> dict[bytes, int]:
     return ranks
 
 
+def printable_tokens(merges: str) -> list[str]:
+    """The tokens as the merges file writes them, in the order of their ids; the last one ends a document."""
+    single = [c for c in map(chr, range(256)) if c.isprintable() and c != " "]
+    others = [chr(256 + n) for n in range(256 - len(single))]
+    return [*single, *others, *(line.replace(" ", "") for line in merges.splitlines()[1:] if line), "<|endoftext|>"]
+
+
 class GPT2:
     """GPT-2's encoding: 50,257 ids, the last of which ends a document."""
 

@@ -21,7 +21,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping
-from llm.build import build, memory_note, place_weights_of
+from llm.build import build, described, memory_note, place_weights_of
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -33,9 +33,10 @@ from llm.configurator import (
     command,
     run_script,
 )
-from llm.dataset import Batches, Dataset, cut
-from llm.evaluation import evaluate_loss, finish, not_finite
+from llm.dataset import Batches, cut
+from llm.evaluation import evaluate_loss, not_finite
 from llm.files import only_writer
+from llm.finish import finish, knowledge
 from llm.generate import drawable_ids
 from llm.interrupt import Interrupt
 from llm.runtime import notice
@@ -50,7 +51,7 @@ class Settings(runtime.Settings):
     eval_iters: PositiveInt | None = 200  # fixed batches an evaluation takes of val.bin; None = all of it
     eval_only: bool = False  # evaluate once and stop, nothing is saved
     always_save_checkpoint: bool = True  # False: ckpt.pt only where val_loss improves, the latest in ckpt_last.pt
-    init_from: str = "scratch"  # scratch, resume (go on with the run in out_dir, bit for bit on CPUs), or auto (either)
+    init_from: str = "scratch"  # scratch; resume (the run in out_dir); auto (either); or a model: gpt2, a folder
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
     wandb_project: str = "owt"  # its project
@@ -69,6 +70,9 @@ class Settings(runtime.Settings):
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
     weights: Literal["gpt2", "look_back"] = "gpt2"  # to begin with; look_back: attention that sees the last tokens
+    # fine-tuning (init_from names a model)
+    lora_rank: NonNegativeInt = 0  # learn a difference of this rank to each matrix of the blocks; 0 = all weights
+    gradient_checkpointing: bool = False  # keep less for the gradient and compute it again: slower, for large models
     # loss
     corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
     opening_weight: PositiveFloat = 1.0  # what the first 3 places of a window, where little can be known, count for
@@ -102,14 +106,12 @@ class Settings(runtime.Settings):
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; change one of them")
-        if self.init_from not in ("scratch", "resume", "auto"):
-            raise UserError(
-                f"init_from={self.init_from} is not there yet: expected scratch, resume or auto "
-                "(learning by fine-tuning a pretrained model is to come)"
-            )
+        if self.lora_rank and self.init_from == "scratch":
+            raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
+        if self.lora_rank and self.optimizer != "adamw":
+            raise UserError(f"lora_rank={self.lora_rank} is trained by AdamW; type --optimizer=adamw")
 
 
-RECALL_WINDOWS = 64  # fixed windows for the recall at each evaluation; the end measures them all
 CHECKS = 32  # of target_recall, if they went on all through a run
 SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves with each update that it skips
 
@@ -132,14 +134,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
     resumed = cfg.init_from == "resume"
-    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax, verify=cfg.verify)
-    if data.val is None and (cfg.target_loss or cfg.patience):
-        raise UserError(
-            f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
-            "--val_fraction=0.05, or leave them out"
-        )
     metrics.require_services(cfg)
-    model, optimizers, state = build(cfg, data, on)
+    cfg, data, model, optimizers, state = build(cfg, on)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
     short_every = stopping.short_every(len(data.train))
@@ -158,8 +154,9 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         world_size=on.world_size,
     )
     no_recall = recall.obstacle(model.config.block_size, len(data.train))
-    drawable = torch.arange(len(data.ids)) if data.corpus else drawable_ids(data.ids, data.encoder.vocab_size)
-    recall_starts = recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX, RECALL_WINDOWS)
+    ids = state["corpus_ids"]
+    drawable = torch.arange(len(ids)) if data.corpus else drawable_ids(ids, data.encoder.vocab_size)
+    recall_starts = recall.fixed_starts(data.train)
     exam = None
     if cfg.target_recall and not no_recall:
         exam = recall.Exam(cfg.target_recall, data.train, model.config.block_size, drawable=drawable, on=reading)
@@ -179,17 +176,15 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         checkpoint.make_out_dir(out_dir)
         held.enter_context(only_writer(out_dir))
 
-    # say what is about to happen
     if on.is_main:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
-        epochs = cfg.max_iters * tokens_per_iter / len(data.train)
         print(on.describe())
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
-        shared = f", the {data.corpus.others:,} rows of tokens that do not occur as one" if data.corpus else ""
-        print(f"model: {model.num_params():,} parameters{shared}")
+        print(f"model: {described(model, data, state)}")
         if resumed:
             print(f"going on from {checkpoint.latest(cfg.out_dir)}, step {iter_num:,}")
         most = "at most " if exam or cfg.target_loss or cfg.patience else ""
+        epochs = cfg.max_iters * tokens_per_iter / len(data.train)
         print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
     if note := memory_note(model, optimizers, cfg, on):
         notice(note)
@@ -222,11 +217,10 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             if not on.is_main:
                 return ""
             saving.start()
+            now = dict(place=list(batches.place), again=batches.again, scaler=scaler.state_dict(), skipped=int(skipped))
+            now |= dict(stale=stale, ended=ended, before=before, text_sha256=data.train.sha256)
             try:
-                loop = {"place": list(batches.place), "seconds": time.perf_counter() - start_time}
-                loop |= {"metrics_bytes": log.size()}
-                loop |= {"scaler": scaler.state_dict(), "text_sha256": data.train.sha256, "stale": stale}
-                loop |= {"again": batches.again, "ended": ended, "skipped": int(skipped)}
+                now |= dict(seconds=time.perf_counter() - start_time, metrics_bytes=log.size())
                 checkpoint.save(
                     out_dir / name,
                     model=corpus.expand(model, data.corpus) if data.corpus else model,
@@ -235,8 +229,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                     best_val_loss=best_val_loss,
                     config=dataclasses.asdict(cfg),
                     tokenizer_description=data.tokenizer_description,
-                    corpus_ids=data.ids,
-                    loop=loop,
+                    corpus_ids=ids,
+                    loop=now | {name: state[name] for name in ("base", "lora_rank")},
                 )
             except UserError as e:
                 return str(e)
@@ -259,6 +253,9 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         skipped = torch.tensor(state["skipped"], device=on.device)  # updates, by float16's scaler
         broken = torch.tensor(-1, device=on.device)  # the step whose loss or gradient was not finite
         latest = "ckpt_last.pt" if keep_best else "ckpt.pt"
+        before = state["before"]  # what a pretrained model knew
+        if state["base"] and not before:
+            before = knowledge(model, data, cfg, drawable=drawable, on=reading)
         unsaved = "" if resumed else save("ckpt_init.pt")  # why the latest state is not on disk
         if unsaved:
             raise UserError(unsaved)
@@ -383,7 +380,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
     if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
-    finish(model, cfg, name=latest, iter_num=iter_num, known=known)
+    drawable = drawable_ids(ids, data.encoder.vocab_size)
+    finish(model, cfg, data, drawable=drawable, name=latest, step=iter_num, known=known, before=before)
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, dataset, optim, tokenizer
+from llm import checkpoint, dataset, optim, pretrained, tokenizer
 from llm.configurator import UserError
 from llm.model import GPT, GPTConfig
 
@@ -228,7 +228,7 @@ def mutations(trainer: Trainer, times: int = 10_000) -> None:
     shards = {f.name: f.read_bytes() for f in (dataset.DATA / "held").iterdir()}
     held = dataset.Dataset("held")
     tokens = [held.train.tokens(0, len(held.train)).tolist(), held.val.tokens(0, len(held.val)).tolist(), held.ids]
-    checkpoint.load_model(str(path.parent))
+    pretrained.load_model(str(path.parent))
     events, watching = [], False
     sys.addaudithook(lambda event, args: events.append((event, args)) if watching and event in FORBIDDEN else None)
     refused, exact, slowest, largest, most = {}, 0, 0.0, 0.0, 0
@@ -244,7 +244,7 @@ def mutations(trainer: Trainer, times: int = 10_000) -> None:
         try:
             if of_checkpoint:
                 content = checkpoint.read(path, checkpoint.PARTS)
-                checkpoint.build_model(content, path)
+                pretrained.build_model(content, path)
                 assert checkpoint.digest(content) == right
             else:
                 found = dataset.Dataset("held")

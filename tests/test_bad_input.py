@@ -214,8 +214,8 @@ TABLE = [
     (
         ["train.py", *STORY_OUT, "--init_from=gpt5"],
         None,
-        "init_from=gpt5 is not there yet: expected scratch, resume or auto (learning by fine-tuning a pretrained "
-        "model is to come)",
+        "init_from=gpt5: no such model; expected gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder with ckpt.pt or "
+        "with config.json and model.safetensors, a file such as ckpt.pt, or a word that --help lists; here are: out",
     ),
     (
         ["train.py", "--dataset=letters", OUT, "--init_from=resume"],
@@ -272,9 +272,10 @@ TABLE = [
     ),
     (["sample.py", OUT, "--start=FILE:data"], None, "data cannot be read (Is a directory): expected a text file"),
     (
-        ["sample.py", OUT, "--init_from=gpt2"],
+        ["sample.py", OUT, "--init_from=nowhere"],
         None,
-        "init_from=gpt2 is not there yet: expected resume, a checkpoint in out_dir",
+        "init_from=nowhere: no such model; expected gpt2, gpt2-medium, gpt2-large, gpt2-xl, a folder with ckpt.pt or "
+        "with config.json and model.safetensors, a file such as ckpt.pt, or a word that --help lists; here are: out",
     ),
     (
         ["recall.py", OUT, "--dataset=letters"],

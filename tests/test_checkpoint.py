@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import hugging_face_gpt2, with_nanogpts_names
 
-from llm import checkpoint, optim, tokenizer
+from llm import checkpoint, optim, pretrained, tokenizer
 from llm.configurator import UserError
 
 RATES = dict(optimizer="muon", learning_rate=0.01, muon_lr=0.02, muon_momentum=0.9, weight_decay=0.1, betas=(0.9, 0.95))
@@ -58,7 +58,7 @@ def nanogpt_file(path, model, state_dict=None, **changes):
 
 def test_load_model_gives_back_weights_tokenizer_and_origin(saved):
     path, model = saved()
-    loaded, encoder, info = checkpoint.load_model(str(path.parent))
+    loaded, encoder, info = pretrained.load_model(str(path.parent))
     idx = torch.randint(61, (2, 16))
     assert torch.equal(loaded(idx)[0], model(idx)[0]) and not loaded.training
     assert loaded.transformer.wte.weight is loaded.lm_head.weight
@@ -85,7 +85,7 @@ def test_a_nanogpt_checkpoint_loads_and_computes_what_nanogpt_does(tiny_model, t
     reference = hugging_face_gpt2(activation_function="gelu", vocab_size=50304)
     shape = tiny_model(n_layer=3, n_head=4, n_embd=32, block_size=24, bias=True, vocab_size=50304)
     nanogpt_file(tmp_path / "out" / "ckpt.pt", shape, with_nanogpts_names(reference))
-    loaded, encoder, info = checkpoint.load_model(str(tmp_path / "out"))
+    loaded, encoder, info = pretrained.load_model(str(tmp_path / "out"))
     idx = torch.randint(50257, (2, 24))
     torch.testing.assert_close(loaded(idx, idx)[0], reference(idx).logits, rtol=1e-4, atol=1e-4)
     assert encoder is tokenizer.gpt2() and info.corpus_ids is None and info.iter_num == 7
@@ -94,20 +94,20 @@ def test_a_nanogpt_checkpoint_loads_and_computes_what_nanogpt_does(tiny_model, t
 def test_a_nanogpt_checkpoint_of_characters_takes_its_datasets_tokenizer(tiny_model, tmp_path, prepare, capsys):
     prepare("chars", text="abcabc" * 9, encoder=tokenizer.characters("abc"))
     nanogpt_file(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=3), config={"dataset": "chars"})
-    assert checkpoint.load_model(str(tmp_path / "out"))[1].encode("cab") == [2, 0, 1]
+    assert pretrained.load_model(str(tmp_path / "out"))[1].encode("cab") == [2, 0, 1]
     assert "taken from the dataset chars" in capsys.readouterr().err
 
 
 def test_a_nanogpt_checkpoint_of_characters_without_its_dataset_says_what_to_prepare(tiny_model, tmp_path, data):
     nanogpt_file(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=65), config={"dataset": "chars"})
     with pytest.raises(UserError, match="dataset chars is not prepared"):
-        checkpoint.load_model(str(tmp_path / "out"))
+        pretrained.load_model(str(tmp_path / "out"))
 
 
 def test_the_optimizers_come_back(saved):
     path, _ = saved()
     read = checkpoint.read(path, parts=checkpoint.PARTS)
-    model = checkpoint.build_model(read, path)
+    model = pretrained.build_model(read, path)
     adamw, muon = optim.make_optimizers(model, **RATES)
     checkpoint.restore_optimizers([adamw, muon], read, path)
     assert len(adamw.state) + len(muon.state) == len(list(model.parameters()))
@@ -118,7 +118,7 @@ def test_the_optimizers_come_back(saved):
 def test_another_optimizers_state_is_refused(saved):
     path, _ = saved()
     read = checkpoint.read(path, parts=checkpoint.PARTS)
-    optimizers = optim.make_optimizers(checkpoint.build_model(read, path), **RATES | {"optimizer": "adamw"})
+    optimizers = optim.make_optimizers(pretrained.build_model(read, path), **RATES | {"optimizer": "adamw"})
     with pytest.raises(UserError, match="does not fit this model and optimizer"):
         checkpoint.restore_optimizers(optimizers, read, path)
 
@@ -145,7 +145,7 @@ def test_sampling_reads_a_checkpoint_whose_optimizer_is_damaged(saved):
     content = torch.load(path, weights_only=True)
     content["optimizer"]["state"][0]["exp_avg"] += 1
     torch.save(content, path)
-    checkpoint.load_model(str(path.parent))
+    pretrained.load_model(str(path.parent))
 
 
 class Bomb:
@@ -173,14 +173,14 @@ def test_what_is_no_checkpoint_is_told_in_one_line(saved, spoil, message):
     path, _ = saved()
     spoil(path)
     with pytest.raises(UserError, match=message):
-        checkpoint.load_model(str(path.parent))
+        pretrained.load_model(str(path.parent))
 
 
 def test_a_newer_format_is_refused(saved):
     path, _ = saved()
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
     with pytest.raises(UserError, match="format 99, this llm reads up to 1: update llm"):
-        checkpoint.load_model(str(path.parent))
+        pretrained.load_model(str(path.parent))
 
 
 def test_weights_of_another_shape_are_refused(tiny_model, tmp_path):
@@ -189,7 +189,7 @@ def test_weights_of_another_shape_are_refused(tiny_model, tmp_path):
     shape.pop("gelu")
     nanogpt_file(tmp_path / "out" / "ckpt.pt", model, model_args=shape)
     with pytest.raises(UserError, match="do not fit its model_args") as error:
-        checkpoint.load_model(str(tmp_path / "out"))
+        pretrained.load_model(str(tmp_path / "out"))
     assert "\n" not in str(error.value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import STORY
 
-from llm.configurator import UserError, load_settings
+from llm.configurator import load_settings
 from llm.train import Settings
 
 README = Path(__file__).parents[1] / "README.md"
@@ -107,13 +107,11 @@ learning_rate = 1e-3; max_iters = 5000; lr_decay_iters = 5000; min_lr = 1e-4; be
 
 
 @pytest.mark.parametrize("name", NANOGPT)
-def test_nanogpts_config_files_parse_or_say_what_is_missing(name, tmp_path):
+def test_nanogpts_config_files_parse(name, tmp_path):
     (tmp_path / f"{name}.py").write_text(NANOGPT[name])
-    try:
-        settings = load_settings(Settings, [str(tmp_path / f"{name}.py")], script_folder=tmp_path)
-        assert settings.max_iters in (5000, 600000)
-    except UserError as error:
-        assert "gpt2" in NANOGPT[name] and "is not there yet" in str(error)
+    settings = load_settings(Settings, [str(tmp_path / f"{name}.py")], script_folder=tmp_path)
+    assert settings.max_iters in (5000, 600000, 20)
+    assert settings.init_from.startswith("gpt2") == ("init_from" in NANOGPT[name])
 
 
 def test_nanogpts_character_config_runs(run, package, tmp_path):

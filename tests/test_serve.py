@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, serve, tokenizer
+from llm import pretrained, serve, tokenizer
 from llm.completions import Refused, checked
 from llm.configurator import UserError
 from llm.engine import Engine, Full, Job
@@ -39,7 +39,7 @@ def client(port):
 @pytest.fixture(scope="module")
 def alone(served):
     """alone(prompt, n_tokens, seed, number) is what the model says to it, drawn in this process by itself."""
-    model, encoder, info = checkpoint.load_model(str(served / "out"))
+    model, encoder, info = pretrained.load_model(str(served / "out"))
     reader = Reader(model, drawable_ids(info.corpus_ids, encoder.vocab_size), torch.float32)
 
     def alone(prompt, n_tokens, seed, number=0, **sampling):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, files, runtime, stopping, train
+from llm import checkpoint, files, pretrained, runtime, stopping, train
 from llm.configurator import UserError
 from llm.metrics import read_metrics
 from llm.model import GPT, GPTConfig
@@ -319,12 +319,12 @@ def test_what_is_saved_is_the_full_table_with_one_shared_row(learn):
     others = torch.ones(50304, dtype=torch.bool)
     others[ids] = False
     assert table.shape == (50304, 32) and (table[others] == table[others][0]).all() and others.sum() > 49_000
-    full, _, _ = checkpoint.load_model("out")
+    full, _, _ = pretrained.load_model("out")
     batches = train.Batches(train.Dataset("story").train, 32, 4, seed=TINY.seed)
     x, y = [batches.next() for _ in range(3)][-1]
     trained = losses(learn(out_dir="again", max_iters=3))[-1]  # of the weights after two updates, on the third batch
     learn(out_dir="two", max_iters=2)
-    two, _, _ = checkpoint.load_model("two")
+    two, _, _ = pretrained.load_model("two")
     assert losses(lines)[-1] == trained
     assert two(x, y)[1].item() == pytest.approx(trained, abs=1e-4)
     assert full(x, y)[1].item() != pytest.approx(trained, abs=1e-4)

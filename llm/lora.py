@@ -1,0 +1,61 @@
+"""LoRA: the weights of a model stay as they are, and each matrix of its blocks learns a difference of low rank.
+
+Hu et al. 2021, arXiv 2106.09685: W x + SCALE * B (A x), with A (rank, in) and B (out, rank). B begins as zeros, so the
+model begins as it was. What is learned is a few megabytes, and the optimizer keeps nothing about the rest.
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from llm.model import GPT
+
+SCALE = 2.0  # the paper's alpha / rank
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+class LowRank(nn.Module):
+    """A linear layer that stays, and the difference that it learns."""
+
+    def __init__(self, linear: nn.Linear, rank: int):
+        super().__init__()
+        like = dict(device=linear.weight.device, dtype=linear.weight.dtype)
+        self.linear = linear
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **like))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as the paper's code does
+
+    def forward(self, x):
+        return self.linear(x) + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The linear layer with the difference added to its weights."""
+        self.linear.weight += SCALE * (self.lora_B @ self.lora_A)
+        return self.linear
+
+
+def attach(model: GPT, rank: int) -> GPT:
+    """The model itself, its parameters frozen and its blocks' matrices ready to learn."""
+    model.requires_grad_(False)
+    for block in model.transformer.h:
+        for name in MATRICES:
+            part, _, last = name.partition(".")
+            setattr(getattr(block, part), last, LowRank(block.get_submodule(name), rank))
+    return model
+
+
+def merge(model: GPT) -> GPT:
+    """The model itself with what was learned added to its weights: an ordinary GPT again."""
+    for block in model.transformer.h:
+        for name in MATRICES:
+            part, _, last = name.partition(".")
+            setattr(getattr(block, part), last, block.get_submodule(name).merged())
+    return model.requires_grad_(True)
+
+
+def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a state dict, what was learned by low rank; empty for a model without."""
+    return {name: tensor for name, tensor in state.items() if name.endswith((".lora_A", ".lora_B"))}
