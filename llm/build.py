@@ -73,7 +73,7 @@ def pretrained_model(cfg, data: Dataset, state: dict) -> GPT:
     union = sorted({*base.corpus_ids, *data.ids}) if base.corpus_ids and data.ids else None
     state |= {"base": base.origin, "lora_rank": cfg.lora_rank, "corpus_ids": union}
     base.model.set_dropout(cfg.dropout)
-    return lora.attach(base.model, cfg.lora_rank) if cfg.lora_rank else base.model
+    return lora.attach(base.model, cfg.lora_rank, base.new_ids(data.ids)) if cfg.lora_rank else base.model
 
 
 def model_config(cfg, vocab_size: int) -> GPTConfig:

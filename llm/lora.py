@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils import parametrize
 
 from llm.model import GPT
 
@@ -37,13 +38,33 @@ class LowRank(nn.Module):
         return self.linear
 
 
-def attach(model: GPT, rank: int) -> GPT:
-    """The model itself, its parameters frozen and its blocks' matrices ready to learn."""
+class NewRows(nn.Module):
+    """A table that stays, but for some rows."""
+
+    def __init__(self, table: torch.Tensor, ids: list[int]):
+        super().__init__()
+        self.register_buffer("ids", torch.tensor(ids, device=table.device), persistent=False)
+        self.lora_rows = nn.Parameter(table.detach()[ids].clone())  # (len(ids), C)
+
+    def forward(self, table):
+        return table.index_copy(0, self.ids, self.lora_rows.to(table.dtype))
+
+
+def attach(model: GPT, rank: int, new_ids: list[int]) -> GPT:
+    """The model itself, its parameters frozen and its blocks' matrices ready to learn.
+
+    new_ids: tokens that it has never learned, whose rows of the table learn, too: a book's model (see corpus.py) has
+    the same row for all of them.
+    """
     model.requires_grad_(False)
     for block in model.transformer.h:
         for name in MATRICES:
             part, _, last = name.partition(".")
             setattr(getattr(block, part), last, LowRank(block.get_submodule(name), rank))
+    if new_ids:
+        rows = NewRows(model.lm_head.weight, new_ids)
+        for tied in (model.transformer.wte, model.lm_head):
+            parametrize.register_parametrization(tied, "weight", rows)
     return model
 
 
@@ -53,9 +74,13 @@ def merge(model: GPT) -> GPT:
         for name in MATRICES:
             part, _, last = name.partition(".")
             setattr(getattr(block, part), last, block.get_submodule(name).merged())
+    if parametrize.is_parametrized(model.lm_head):
+        for tied in (model.transformer.wte, model.lm_head):
+            parametrize.remove_parametrizations(tied, "weight")
+        model.transformer.wte.weight = model.lm_head.weight
     return model.requires_grad_(True)
 
 
 def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Of a state dict, what was learned by low rank; empty for a model without."""
-    return {name: tensor for name, tensor in state.items() if name.endswith((".lora_A", ".lora_B"))}
+    return {name: tensor for name, tensor in state.items() if name.rpartition(".")[2].startswith("lora_")}

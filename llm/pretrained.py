@@ -44,10 +44,10 @@ def build_model(content: dict, path: Path, **changes) -> GPT:
             raise ValueError(f"no model has {config}")
         weights = {name: tensor.float() for name, tensor in content["model"].items()}
         if rank := content.get("loop", {}).get("lora_rank"):
-            base = base_of(content, path)
-            model = load_base(base, block_size=config.block_size, sha256=content["loop"]["base"]["sha256"]).model
-            model.set_dropout(config.dropout)
-            model = lora.attach(model, rank)
+            origin = content["loop"]["base"]["sha256"]
+            base = load_base(base_of(content, path), block_size=config.block_size, sha256=origin)
+            base.model.set_dropout(config.dropout)
+            model = lora.attach(base.model, rank, base.new_ids(content.get("corpus_ids")))
             if lora.adapters(model.state_dict()).keys() != weights.keys():
                 raise ValueError("they are no differences of low rank to its base")
             model.load_state_dict(weights, strict=False)
@@ -121,6 +121,10 @@ class Base:
     tokenizer_description: dict
     corpus_ids: list[int] | None  # that occur in what it learned; None = unknown, or all
     origin: dict  # name (as typed), path (in full; "" for a name on the hub), sha256 (of its weights)
+
+    def new_ids(self, ids: list[int] | None) -> list[int]:
+        """Of these, the tokens that it has not learned."""
+        return sorted({*ids} - {*self.corpus_ids}) if ids and self.corpus_ids else []
 
 
 def load_base(name: str, *, block_size: int | None = None, sha256: str | None = None) -> Base:

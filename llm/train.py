@@ -260,8 +260,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         if unsaved:
             raise UserError(unsaved)
         while True:
-            # learned? Asked every so often once the rate has fallen by half, seldom while much is to be shown again
-            falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 2
+            # learned? Asked every so often once the rate has fallen to a tenth, seldom while much is to be shown again
+            falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 10
             falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
             interval = check_interval * (4 if exam and len(batches.again) > exam.may_miss else 1)
             due = iter_num >= cfg.max_iters or ended or (falling and iter_num % interval == 0)
