@@ -113,7 +113,8 @@ def make_optimizers(
     Every parameter is in exactly one group, and each group keeps its highest rate as initial_lr.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2] if optimizer == "muon" else []
+    in_blocks = [p for p in model.transformer.h.parameters() if p.requires_grad and p.dim() == 2]
+    matrices = in_blocks if optimizer == "muon" else []
     of_muon = {id(p) for p in matrices}
     fused = parameters[0].device.type in ("cpu", "cuda", "mps")
     groups = parameter_groups([p for p in parameters if id(p) not in of_muon], weight_decay)

@@ -167,6 +167,17 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that this process held at most so far, on the device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # POSIX alone has it
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def start(
     settings: Settings, *, backend: str = "nccl", use: Literal["train", "measure", "sample"] = "train"
 ) -> Runtime:

@@ -108,8 +108,6 @@ class Settings(runtime.Settings):
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; change one of them")
         if self.lora_rank and self.init_from == "scratch":
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
-        if self.lora_rank and self.optimizer != "adamw":
-            raise UserError(f"lora_rank={self.lora_rank} is trained by AdamW; type --optimizer=adamw")
 
 
 CHECKS = 32  # of target_recall, if they went on all through a run
@@ -369,6 +367,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         raise UserError(f"{unsaved}; what was learned since the last checkpoint in {out_dir} is lost")
     rest = seconds - state["seconds"] - speed.all_seconds - speed.seconds
     others = f"measuring took {rest - saving.seconds:.1f} s, saving {saving.seconds:.1f} s"
+    if peak := runtime.peak_memory(on.device):
+        others += f", memory at most {peak / 1e9:.1f} GB"
     done = f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}"
     if ended_by := on.most(interrupt.signal):
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
