@@ -14,10 +14,12 @@ alone). Where loop has a lora_rank, `model` holds what was learned on top of the
 Files are read by torch's restricted loader: no code in them is ever run.
 """
 
+import copy
 import dataclasses
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -113,8 +115,7 @@ def size_of(part) -> int:
     return sum(found.values())
 
 
-def save(
-    path: Path,
+def pack(
     *,
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
@@ -124,10 +125,10 @@ def save(
     tokenizer_description: dict,
     corpus_ids: list[int] | None,
     loop: dict,
-) -> None:
-    """Writes a checkpoint; `path` is a whole one at every instant. UserError if the disk refuses."""
+) -> dict:
+    """What a checkpoint holds; the tensors are the model's and the optimizers' own."""
     model_args = dataclasses.asdict(model.config)
-    checkpoint = {
+    return {
         "gelu": model_args.pop("gelu"),  # nanoGPT takes no other model_args than its own
         "model": adapters(model.state_dict()) or model.state_dict(),
         "optimizer": optimizers[0].state_dict(),  # AdamW's, which is nanoGPT's
@@ -141,13 +142,48 @@ def save(
         "corpus_ids": corpus_ids,
         "loop": loop,
     }
-    checkpoint["checksums"] = checksums(checkpoint)
+
+
+def save(path: Path, **parts) -> None:
+    """Writes a checkpoint of these parts (see `pack`); `path` is a whole one at every instant. UserError if the disk
+    refuses."""
+    write(path, pack(**parts))
+
+
+def write(path: Path, content: dict) -> None:
+    """Writes what `pack` made, with its checksums; else as `save`."""
+    checkpoint = content | {"checksums": checksums(content)}
     try:
         with whole_file(path, needed=size_of(checkpoint)) as f:
             torch.save(checkpoint, f)
     except RuntimeError as e:  # what torch's writer makes of an error of the file's
         cause = e.__context__ if isinstance(e.__context__, OSError) else None
         raise UserError(f"cannot write {path}: {cause.strerror if cause else str(e).splitlines()[0]}") from None
+
+
+class Saver:
+    """Writes checkpoints, and keeps those that the disk refused where they cannot be made again."""
+
+    def __init__(self, before: Callable[[], None] | None):
+        """before: called before each; a UserError of its is one of the checkpoint's."""
+        self.before, self.refused = before, {}
+
+    def write(self, path: Path, content: dict, *, keep: bool) -> str:
+        """What went wrong; empty if it is written. keep: then keep it (a copy) for `again`."""
+        try:
+            self.before()
+            write(path, content)
+        except UserError as e:
+            if keep:
+                self.refused[path] = copy.deepcopy(content)
+            return str(e)
+        self.refused.pop(path, None)
+        return ""
+
+    def again(self) -> str:
+        """Writes what was kept; returns what went wrong."""
+        problems = [self.write(path, content, keep=False) for path, content in list(self.refused.items())]
+        return next(filter(None, problems), "")
 
 
 def find(out_dir: str, checkpoint_name: str) -> Path:

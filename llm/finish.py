@@ -38,7 +38,6 @@ def knowledge(model: GPT, data: Dataset, cfg, *, drawable: torch.Tensor, on: Run
 def finish(
     model: GPT,
     cfg,
-    data: Dataset,
     *,
     drawable: torch.Tensor,
     name: str,
@@ -51,10 +50,10 @@ def finish(
     known: recall.examine's answer for the whole text, where it was asked already. before: from `knowledge`, at the
     beginning of fine-tuning.
     """
+    data = Dataset(cfg.dataset)  # its tokens as ids, whatever it was trained over
     on = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
     if not recall.obstacle(model.config.block_size, len(data.train)):
-        data = Dataset(cfg.dataset)  # its tokens as ids again, whatever it was trained over
         control = recall.find_control(None, data, data.encoder)
         lines, figures = recall.report(model, data, drawable=drawable, on=on, control=control, known=known)
         if before and control:

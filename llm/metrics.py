@@ -67,14 +67,18 @@ class Metrics:
             raise
         self.written, self.waiting = self.written + len(self.waiting), b""
 
-    def size(self) -> int:
-        """Bytes written so far, all of them on the disk: what a checkpoint remembers. UserError if the disk refuses."""
+    @property
+    def length(self) -> int:
+        """Bytes of all lines so far: what a checkpoint remembers."""
+        return self.written + len(self.waiting)
+
+    def settle(self) -> None:
+        """Returns when all lines are on the disk. UserError if the disk refuses."""
         try:
             self._flush()
             os.fsync(self.file.fileno())
         except OSError as e:
             raise UserError(f"cannot write {self.path}: {e.strerror}") from None
-        return self.written
 
     def __enter__(self) -> "Metrics":
         return self

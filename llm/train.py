@@ -110,6 +110,7 @@ class Settings(runtime.Settings):
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 
 
+LAST_TRIES, WAIT = 6, 10  # how often, and after how many seconds, the end is saved again on a full disk
 CHECKS = 32  # of target_recall, if they went on all through a run
 SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves with each update that it skips
 
@@ -207,34 +208,33 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
     if on.is_main:
         checkpoint.clear_out_dir(out_dir, resumed=resumed)
         log = held.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
+    saver = checkpoint.Saver(log.settle if on.is_main else None)
 
     with Interrupt() as interrupt:
 
-        def save(name: str) -> str:
-            """What went wrong; empty if it is saved."""
+        def save(name: str, *, keep: bool = False) -> str:
+            """What went wrong; empty if it is saved. keep: what the disk refuses is kept, for saver.again."""
             if not on.is_main:
                 return ""
             saving.start()
-            now = dict(place=list(batches.place), again=batches.again, scaler=scaler.state_dict(), skipped=int(skipped))
-            now |= dict(stale=stale, ended=ended, before=before, text_sha256=data.train.sha256)
-            try:
-                now |= dict(seconds=time.perf_counter() - start_time, metrics_bytes=log.size())
-                checkpoint.save(
-                    out_dir / name,
-                    model=corpus.expand(model, data.corpus) if data.corpus else model,
-                    optimizers=optimizers,
-                    iter_num=iter_num,
-                    best_val_loss=best_val_loss,
-                    config=dataclasses.asdict(cfg),
-                    tokenizer_description=data.tokenizer_description,
-                    corpus_ids=ids,
-                    loop=now | {name: state[name] for name in ("base", "lora_rank")},
-                )
-            except UserError as e:
-                return str(e)
-            finally:
-                saving.stop()
-            return ""
+            loop = dict(
+                place=list(batches.place), again=batches.again, scaler=scaler.state_dict(), skipped=int(skipped)
+            )
+            loop |= dict(stale=stale, ended=ended, before=before, text_sha256=data.train.sha256)
+            loop |= dict(seconds=time.perf_counter() - start_time, metrics_bytes=log.length)
+            content = checkpoint.pack(
+                model=corpus.expand(model, data.corpus) if data.corpus else model,
+                optimizers=optimizers,
+                iter_num=iter_num,
+                best_val_loss=best_val_loss,
+                config=dataclasses.asdict(cfg),
+                tokenizer_description=data.tokenizer_description,
+                corpus_ids=ids,
+                loop=loop | {name: state[name] for name in ("base", "lora_rank")},
+            )
+            problem = saver.write(out_dir / name, content, keep=keep)
+            saving.stop()
+            return problem
 
         def must_be_sound() -> None:
             """UserError if an update since the last check was not: then nothing may be saved."""
@@ -296,9 +296,9 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                     ended = ended or stopping.val_loss_says(cfg, val_loss, stale)
                 last_step = last_step or bool(ended)
                 if iter_num > 0 or last_step:
-                    unsaved = save("ckpt.pt") if improved and keep_best else ""
+                    unsaved = save("ckpt.pt", keep=True) if improved and keep_best else saver.again()
                     unsaved = save(latest) or unsaved
-                    if unsaved:
+                    if unsaved and not last_step:
                         notice(f"{unsaved}; training goes on, and saves again at its next evaluation")
             if not last_step and on.most(interrupt.signal):
                 must_be_sound()
@@ -306,6 +306,12 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                 last_step = True
             seconds = time.perf_counter() - start_time
             if last_step:
+                for _ in range(LAST_TRIES if unsaved else 0):
+                    notice(f"{unsaved}; make room, it is tried again in {WAIT} seconds")
+                    time.sleep(WAIT)
+                    unsaved = saver.again() or save(latest)
+                    if not unsaved:
+                        break
                 break
 
             # --------------------------------------------------------------------------------------- one training step

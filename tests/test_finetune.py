@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import STORY, hugging_face_gpt2
-from test_train import OTHER, learn, losses, timeless, weights  # noqa: F401 (learn is a fixture)
+from test_train import OTHER, learn, losses, timeless, weights, written_and_stopped_at  # noqa: F401 (learn is a fixture)
 
 from llm import checkpoint, lora, pretrained, tokenizer
 from llm.configurator import UserError
@@ -43,15 +43,8 @@ def test_it_sets_out_from_the_base_and_learns_over_all_tokens(learn, base, setti
 def test_five_steps_and_five_resumed_equal_ten(learn, base, settings, monkeypatch):  # noqa: F811
     settings |= dict(dataset="other")
     whole = learn(out_dir="whole", init_from="base", **settings)
-    real_save = checkpoint.save
-
-    def save_and_stop_at_5(path, **parts):
-        real_save(path, **parts)
-        if parts["iter_num"] == 5:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save", save_and_stop_at_5)
+        patch.setattr(checkpoint, "write", written_and_stopped_at(5))
         learn(out_dir="halves", init_from="base", **settings)
     assert timeless(learn(out_dir="halves", init_from="resume", **settings)) == timeless(whole)
     for part in checkpoint.PARTS:

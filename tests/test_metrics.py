@@ -9,7 +9,7 @@ from llm.configurator import UserError
 def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
     with metrics.Metrics(tmp_path, keep_bytes=0) as log:
         log.write(0, loss=3.0, val_loss=None)
-        size = log.size()
+        size = log.length
         log.write(1, loss=2.0)
     with metrics.Metrics(tmp_path, keep_bytes=size) as log:
         log.write(1, loss=2.5, grad_norm=float("inf"))
@@ -48,9 +48,10 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch)
         log.file = Full()
         log.write(1, loss=2.0)
         with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device"):
-            log.size()
+            log.settle()
         assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0]
         log.file = real
         log.write(2, loss=1.0)
-        assert log.size() == (tmp_path / "metrics.jsonl").stat().st_size
+        log.settle()
+        assert log.length == (tmp_path / "metrics.jsonl").stat().st_size
     assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0, 1, 2]

@@ -114,6 +114,18 @@ def test_how_often_is_evaluated_changes_nothing_of_what_is_trained(learn, prepar
     assert losses(often) == losses(seldom)
 
 
+def written_and_stopped_at(step):
+    """checkpoint.write, after which comes a Ctrl-C where it was of this step."""
+    real = checkpoint.write
+
+    def write(path, content):
+        real(path, content)
+        if content["iter_num"] == step:
+            raise KeyboardInterrupt
+
+    return write
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -127,15 +139,8 @@ def test_five_steps_and_five_resumed_equal_ten(learn, settings, monkeypatch):
     """Bit for bit: weights, optimizers, and every line of the metrics but for the times. The first half ends as by
     Ctrl-C, right after the checkpoint at step 5 is saved."""
     whole = learn(out_dir="whole", **settings)
-    real_save = checkpoint.save
-
-    def save_and_stop_at_5(path, **parts):
-        real_save(path, **parts)
-        if parts["iter_num"] == 5:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save", save_and_stop_at_5)
+        patch.setattr(checkpoint, "write", written_and_stopped_at(5))
         learn(out_dir="halves", **settings)
     halves = learn(out_dir="halves", init_from="resume", **settings)
     assert timeless(halves) == timeless(whole)
@@ -436,13 +441,28 @@ def test_a_full_disk_is_said_and_training_goes_on_to_its_next_try(learn, monkeyp
 
 
 def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_says_what_is_lost(learn, monkeypatch):
-    tries = iter([False, False, True])
+    tries = iter([False, False] + [True] * 7)
     full_disk(monkeypatch, lambda path: ".ckpt" in path and next(tries))
+    waited = []
+    monkeypatch.setattr(train.time, "sleep", waited.append)
     with pytest.raises(
         UserError, match="No space left on device; what was learned since the last checkpoint in out is"
     ):
         learn()
-    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 5
+    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 5 and waited == [10] * 6
+
+
+def test_the_best_that_a_full_disk_refused_is_kept_until_there_is_room(learn, prepare, monkeypatch):
+    prepare("held", val_fraction=0.2)
+    settings = dict(dataset="held", always_save_checkpoint=False, decay_lr=False, eval_interval=2, max_iters=12)
+    settings |= dict(learning_rate=1.0, warmup_iters=0)
+    learn(out_dir="whole", **settings)
+    full = iter([False] + [True] * 6 + [False] * 20)  # the best comes early at such a rate
+    full_disk(monkeypatch, lambda path: ".ckpt" in path and next(full))
+    learn(out_dir="out", **settings)
+    for name in ("ckpt.pt", "ckpt_last.pt"):
+        whole, kept = (torch.load(f"{folder}/{name}", weights_only=True) for folder in ("whole", "out"))
+        assert whole["iter_num"] == kept["iter_num"] and whole["checksums"]["model"] == kept["checksums"]["model"]
 
 
 def test_the_free_space_is_looked_at_before_a_checkpoint_is_written(learn, monkeypatch):
