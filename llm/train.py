@@ -217,10 +217,8 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             if not on.is_main:
                 return ""
             saving.start()
-            loop = dict(
-                place=list(batches.place), again=batches.again, scaler=scaler.state_dict(), skipped=int(skipped)
-            )
-            loop |= dict(stale=stale, ended=ended, before=before, text_sha256=data.train.sha256)
+            loop = dict(place=list(batches.place), again=batches.again, text_sha256=data.train.sha256, before=before)
+            loop |= dict(scaler=scaler.state_dict(), skipped=int(skipped), stale=stale, ended=ended)
             loop |= dict(seconds=time.perf_counter() - start_time, metrics_bytes=log.length)
             content = checkpoint.pack(
                 model=corpus.expand(model, data.corpus) if data.corpus else model,
@@ -387,7 +385,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
     drawable = drawable_ids(ids, data.encoder.vocab_size)
-    finish(model, cfg, data, drawable=drawable, name=latest, step=iter_num, known=known, before=before)
+    finish(model, cfg, drawable=drawable, name=latest, step=iter_num, known=known, before=before)
     return 0
 
 

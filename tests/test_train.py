@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, files, pretrained, runtime, stopping, train
+from llm import checkpoint, dataset, files, pretrained, runtime, stopping, train
 from llm.configurator import UserError
 from llm.metrics import read_metrics
 from llm.model import GPT, GPTConfig
@@ -325,7 +325,7 @@ def test_what_is_saved_is_the_full_table_with_one_shared_row(learn):
     others[ids] = False
     assert table.shape == (50304, 32) and (table[others] == table[others][0]).all() and others.sum() > 49_000
     full, _, _ = pretrained.load_model("out")
-    batches = train.Batches(train.Dataset("story").train, 32, 4, seed=TINY.seed)
+    batches = train.Batches(dataset.Dataset("story").train, 32, 4, seed=TINY.seed)
     x, y = [batches.next() for _ in range(3)][-1]
     trained = losses(learn(out_dir="again", max_iters=3))[-1]  # of the weights after two updates, on the third batch
     learn(out_dir="two", max_iters=2)
@@ -345,7 +345,7 @@ def test_resuming_keeps_the_shape_and_says_so(learn, capsys):
     "settings, message",
     [
         ({"n_embd": 100, "n_head": 12}, "n_embd=100 is not a multiple of n_head=12"),
-        ({"init_from": "gpt2"}, "init_from=gpt2 is not there yet: expected scratch, resume or auto"),
+        ({"init_from": "gpt5"}, "init_from=gpt5: no such model; expected gpt2, gpt2-medium"),
         ({"init_from": "resume"}, "out_dir=out does not exist"),
         ({"patience": 2}, "are about val_loss, and dataset story holds nothing out"),
         ({"dataset": "nowhere"}, "dataset nowhere is not prepared"),
