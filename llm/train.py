@@ -272,7 +272,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             if (last_step or iter_num % cfg.eval_interval == 0) and not (resumed and iter_num == first_iter):
                 val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
                 some = None if known is None else recall.Recall.after(recall.PREFIX, known)
-                if known is None and not no_recall:
+                if known is None and not no_recall and (iter_num or state["base"]):  # fresh weights know nothing
                     some = recall.measure(model, data.train, recall_starts, drawable=drawable, on=on)
                 some_loss = val_loss
                 if val_loss is None:

@@ -65,6 +65,28 @@ def test_one_pass_answers_after_a_long_prompt_and_after_a_short_one(half_learned
     assert not wrong[:, :8].any()
 
 
+@pytest.mark.parametrize("share, again", [(0.0, "some"), (1 / 16, "some"), (100.0, "all")])
+def test_what_bfloat16_leaves_in_doubt_is_asked_in_float32(half_learned, monkeypatch, share, again):
+    """The answer is float32's, and it is not asked of all of the text."""
+    model, text = half_learned
+    split, asked = Split.in_memory(text, 40), recall.windows_to_ask(recall.window_starts(len(text), 100))
+    options = dict(drawable=torch.arange(40), on=ALONE)
+    monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: False)
+    exact = recall.examine(model, split, asked, **options)
+    monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(recall, "CLEAR", share)
+    answers, counts = recall.answers, {torch.bfloat16: 0, torch.float32: 0}
+
+    def counted(*given, on, **rest):
+        counts[on.dtype] += len(given[2])
+        return answers(*given, on=on, **rest)
+
+    monkeypatch.setattr(recall, "answers", counted)
+    found = recall.examine(model, split, asked, **options)
+    assert counts[torch.bfloat16] == 13 and (counts[torch.float32] == 13) == (again == "all")
+    assert (found == exact).all() or share == 0
+
+
 def test_batches_do_not_change_the_answer(half_learned):
     model, text = half_learned
     split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
