@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +165,8 @@ def write(path: Path, content: dict) -> None:
 class Saver:
     """Writes checkpoints, and keeps those that the disk refused where they cannot be made again."""
 
+    TRIES, WAIT = 6, 10  # how often, and after how many seconds, the end is saved again
+
     def __init__(self, before: Callable[[], None] | None):
         """before: called before each; a UserError of its is one of the checkpoint's."""
         self.before, self.refused = before, {}
@@ -184,6 +187,15 @@ class Saver:
         """Writes what was kept; returns what went wrong."""
         problems = [self.write(path, content, keep=False) for path, content in list(self.refused.items())]
         return next(filter(None, problems), "")
+
+    def insist(self, save: Callable[[], str], problem: str) -> str:
+        """If there is a problem at the end of a run, waits for a minute for somebody to make room; returns the last."""
+        for _ in range(self.TRIES):
+            if problem:
+                notice(f"{problem}; make room, it is tried again in {self.WAIT} seconds")
+                time.sleep(self.WAIT)
+                problem = self.again() or save()
+        return problem
 
 
 def find(out_dir: str, checkpoint_name: str) -> Path:

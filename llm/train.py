@@ -110,7 +110,6 @@ class Settings(runtime.Settings):
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 
 
-LAST_TRIES, WAIT = 6, 10  # how often, and after how many seconds, the end is saved again on a full disk
 CHECKS = 32  # of target_recall, if they went on all through a run
 SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves with each update that it skips
 
@@ -304,12 +303,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                 last_step = True
             seconds = time.perf_counter() - start_time
             if last_step:
-                for _ in range(LAST_TRIES if unsaved else 0):
-                    notice(f"{unsaved}; make room, it is tried again in {WAIT} seconds")
-                    time.sleep(WAIT)
-                    unsaved = saver.again() or save(latest)
-                    if not unsaved:
-                        break
+                unsaved = saver.insist(functools.partial(save, latest), unsaved)
                 break
 
             # --------------------------------------------------------------------------------------- one training step

@@ -444,7 +444,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_says_what_is_lost(
     tries = iter([False, False] + [True] * 7)
     full_disk(monkeypatch, lambda path: ".ckpt" in path and next(tries))
     waited = []
-    monkeypatch.setattr(train.time, "sleep", waited.append)
+    monkeypatch.setattr(checkpoint.time, "sleep", waited.append)
     with pytest.raises(
         UserError, match="No space left on device; what was learned since the last checkpoint in out is"
     ):
