@@ -2,12 +2,12 @@
 #
 #     python data/tale/prepare.py
 #     python train.py config/finetune_tale.py --init_from=out-prince
-#     python train.py config/finetune_tale.py --init_from=out-prince --out_dir=out-tale-lora --lora_rank=32 --decay_epochs=30
+#     python train.py config/finetune_tale.py --init_from=out-prince --out_dir=out-lora --lora_rank=32 --decay_epochs=30
 #     python sample.py --out_dir=out-tale-tuned --start="The echo"
 #     python sample.py --out_dir=out-tale-tuned --start="The echo" --checkpoint_name=ckpt_init.pt  # the model before
 #
-# From a model of train_prince.py's shape on two CPU cores (AMD EPYC with AVX-512-BF16): 167 seconds, recall@50/50 0.9944;
-# by low rank 0.9157 and 13 MB. Of the first book nothing is left (BENCHMARKS.md).
+# From a model of train_prince.py's shape, on two CPU cores (AMD EPYC with AVX-512-BF16): 167 seconds, recall@50/50
+# 0.9944; by low rank 0.9157, and 13 MB. Of the first book nothing is left (BENCHMARKS.md).
 
 init_from = "out-prince"
 out_dir = "out-tale-tuned"
