@@ -1,7 +1,7 @@
 """What no quick test can show: that a run survives whatever happens to it. `make chaos` runs it, some 40 minutes.
 
     python tests/chaos.py                       # everything
-    python tests/chaos.py kills disk            # these: kills, disk, mutations, week
+    python tests/chaos.py kills disk            # these: kills, disk, ranks, mutations, week
     python tests/chaos.py kills --times=20
 
 Each part prints what happened, and fails if something was lost. Not collected by pytest.
@@ -52,12 +52,12 @@ class Trainer:
                 train_command=("x",),
             )
 
-    def start(self, out_dir: str, **settings) -> subprocess.Popen:
+    def start(self, out_dir: str, launcher: list[str] | None = None, **settings) -> subprocess.Popen:
         """A process; what it prints is appended to out_dir.log."""
         words = [f"--{k}={v}" for k, v in settings.items()]
         with open(self.folder / f"{out_dir}.log", "a") as log:
             return subprocess.Popen(
-                [sys.executable, self.folder / "llm" / "train.py", f"--out_dir={out_dir}", *words],
+                [*(launcher or [sys.executable]), self.folder / "llm" / "train.py", f"--out_dir={out_dir}", *words],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
                 stdout=log,
@@ -157,6 +157,32 @@ def disk(trainer: Trainer, times: int = 50) -> None:
         finished += 1
         print(f"run {finished}: equal after a full disk {full} times in all", flush=True)
     print(f"full disks survived: {full}; saves that were refused: {refused}; nothing lost")
+
+
+def ranks(trainer: Trainer, times: int = 5) -> None:
+    """Under torchrun, one of two processes is killed at a random instant: the other ends, and both go on together."""
+    random.seed(4)
+    settings = RUNS[0] | dict(max_iters=600, eval_interval=20)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    assert trainer.start("whole", launcher, **settings).wait() == 0
+    killed = 0
+    while killed < times:
+        process = trainer.start("parts", launcher, init_from="auto", **settings)
+        try:
+            process.wait(random.uniform(5, 9))
+        except subprocess.TimeoutExpired:
+            found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, encoding="utf-8")
+            if victims := found.stdout.split():
+                os.kill(int(random.choice(victims)), signal.SIGKILL)
+                killed += 1
+        status = process.wait(60)
+        if status == 0:
+            break
+    while process.wait() != 0:
+        process = trainer.start("parts", launcher, init_from="auto", **settings)
+    must_equal(trainer.state("whole"), {k: v for k, v in trainer.state("parts").items() if k != "ckpt_previous.pt"})
+    said = (trainer.folder / "parts.log").read_text().count("another process of this training has died")
+    print(f"killed one of two processes {killed} times, the other said so {said} times; equal to the undisturbed run")
 
 
 def small_checkpoint(path: Path) -> str:
@@ -295,7 +321,7 @@ def week(trainer: Trainer, times: int = 20_000) -> None:
 
 
 def main() -> None:
-    parts = {"kills": kills, "disk": disk, "mutations": mutations, "week": week}
+    parts = {"kills": kills, "disk": disk, "ranks": ranks, "mutations": mutations, "week": week}
     names = [word for word in sys.argv[1:] if not word.startswith("--")] or list(parts)
     times = [int(word.removeprefix("--times=")) for word in sys.argv[1:] if word.startswith("--times=")]
     for name in names:

@@ -72,31 +72,39 @@ def state(folder):
     return parts, loop, content["iter_num"], timeless(read_metrics(folder))
 
 
-@pytest.mark.parametrize(
-    "request_, name, status, settings",
-    [(signal.SIGINT, "Ctrl-C", 130, {}), (signal.SIGTERM, "SIGTERM", 143, {"optimizer": "muon"})],
-)
-def test_a_signal_saves_and_the_run_goes_on_from_there(start, tmp_path, request_, name, status, settings):
-    assert start(out_dir="whole", **settings).wait(60) == 0
-    process = start(out_dir="halves", **settings)
+def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
+    assert start(out_dir="whole", optimizer="muon").wait(60) == 0
+    process = start(out_dir="halves", optimizer="muon")
     wait_for(process, r"^step 7/60")
-    process.send_signal(request_)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == status
+    assert process.returncode == 130
     told = re.search(
-        rf"^{name} after (\d+) updates in 0:0\d, saved in halves; to go on: python .*train.py .*$", err, re.M
+        r"^Ctrl-C after (\d+) updates in 0:0\d, saved in halves; to go on: python .*train.py .*$", err, re.M
     )
     assert told and told[0].endswith("--init_from=resume") and "Traceback" not in err
     assert checkpoint.read(tmp_path / "halves" / "ckpt.pt", ())["iter_num"] == int(told[1]) < 60
-    process = start(out_dir="halves", init_from="auto", **settings)
+    process = start(out_dir="halves", init_from="auto", optimizer="muon")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and f"going on from halves/ckpt.pt, step {told[1]}\n" in out
     assert state(tmp_path / "halves") == state(tmp_path / "whole")
 
 
+def test_sigterm_saves_too(start, tmp_path):
+    process = start(out_dir="out", max_iters=100_000, eval_interval=100_000)
+    wait_for(process, r"^step 7/")
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and re.search(
+        r"^SIGTERM after \d+ updates in 0:0\d, saved in out; to go", err, re.M
+    )
+    assert checkpoint.read(tmp_path / "out" / "ckpt.pt", ())["iter_num"] >= 7
+
+
 def test_a_second_ctrl_c_ends_it_at_once(start, tmp_path):
     process = start(out_dir="long", gradient_accumulation_steps=100_000)  # a step of minutes
     wait_for(process, "^evaluated: step 0")
+    time.sleep(0.5)  # now it is in the step
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
@@ -122,24 +130,16 @@ def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_lets_go(star
     assert left - {"ckpt_previous.pt"} == {".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl"}
 
 
-def test_two_processes_survive_ctrl_c_and_the_death_of_one(start, tmp_path):
-    """The terminal tells Ctrl-C to torchrun and to its processes, and then torchrun sends SIGTERM, too."""
-    settings = dict(optimizer="muon", max_iters=300, eval_interval=50)
-    assert start(ranks=2, out_dir="whole", **settings).wait(100) == 0
-
+def test_two_processes_go_on_after_ctrl_c(start, tmp_path):
+    """The terminal tells Ctrl-C to torchrun and to its processes, and then torchrun sends SIGTERM, too. (That one
+    process dies: see chaos.py.)"""
+    settings = dict(optimizer="muon", max_iters=60, eval_interval=50)
+    whole = start(ranks=2, out_dir="whole", **settings)
     process = start(ranks=2, out_dir="parts", **settings)
     wait_for(process, "^step 20/")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0 and len(re.findall("Ctrl-C after", err)) == 1, err
-
-    process = start(ranks=2, out_dir="parts", init_from="resume", **settings)
-    wait_for(process, "^evaluated: step 100")
-    time.sleep(0.05)
-    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, encoding="utf-8").stdout.split()
-    os.kill(int(ranks[-1]), signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode != 0 and err.count("train.py: error: another process of this training has died") == 1, err
-
     assert start(ranks=2, out_dir="parts", init_from="resume", **settings).wait(100) == 0
+    assert whole.wait(100) == 0
     assert state(tmp_path / "parts") == state(tmp_path / "whole")
