@@ -31,7 +31,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=worksteal
 
 chaos: .venv/installed-dev
 	$(BIN)/python tests/chaos.py
