@@ -69,8 +69,10 @@ LOOP = {
     "stale": is_count,
     "ended": lambda x: isinstance(x, str),
     "text_sha256": lambda x: x is None or isinstance(x, str),
-    "base": lambda x: x is None or (isinstance(x, dict) and all(isinstance(x[k], str) for k in ("name", "sha256"))),
+    "skipped": is_count,
+    "base": lambda x: x is None or all(isinstance(x[k], str) for k in ("name", "path", "sha256")),
     "lora_rank": is_count,
+    "before": lambda x: x is None or (isinstance(x, dict) and all(map(is_number, x.values()))),
 }
 
 

@@ -49,8 +49,8 @@ def is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def read_config(folder: Path) -> tuple[dict, GPTConfig]:
-    """config.json, and the shape it describes (dropout 0). UserError for a model of another architecture."""
+def read_config(folder: Path) -> GPTConfig:
+    """The shape that config.json describes (dropout 0). UserError for a model of another architecture."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> tuple[dict, GPTConfig]:
     different += [f"activation_function = {config['activation_function']!r}"] if not shape.gelu else []
     if different:
         raise UserError(f"{path} describes another architecture than GPT-2's: {', '.join(map(str, different))[:200]}")
-    return config, shape
+    return shape
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -102,12 +102,15 @@ def load(folder: Path) -> GPT:
     GPT-2, or damaged.
     """
     safetensors = require("safetensors", "hf")
-    config, shape = read_config(folder)
+    shape = read_config(folder)
     files = weight_files(folder)
     try:
         readers = [safetensors.safe_open(path, framework="pt") for path in files]
-        found = {name.removeprefix("transformer."): reader for reader in readers for name in reader.keys()}  # noqa: SIM118
-        stored = {name.removeprefix("transformer."): name for reader in readers for name in reader.keys()}  # noqa: SIM118
+        found = {  # our name: where it is, and the name that it has there
+            name.removeprefix("transformer."): (reader, name)
+            for reader in readers
+            for name in reader.keys()  # noqa: SIM118 (a reader is no dict)
+        }
         if shape.n_layer > len(found):
             raise UserError(f"the weights in {folder} do not fit its config.json: {shape.n_layer} layers")
         model = uninitialised(shape).to_empty(device="cpu")
@@ -119,7 +122,8 @@ def load(folder: Path) -> GPT:
         if missing := [name for name in weights if name not in found] or strangers:
             raise UserError(f"the weights in {folder} do not fit its config.json: {missing[0]}")
         for name, weight in weights.items():
-            tensor = found[name].get_tensor(stored[name])
+            reader, stored = found[name]
+            tensor = reader.get_tensor(stored)
             tensor = tensor.T if name.endswith(TRANSPOSED) and tensor.dim() == 2 else tensor
             if tensor.shape != weight.shape or not tensor.is_floating_point():
                 has, wanted = f"{tensor.dtype} {list(tensor.shape)}", list(weight.shape)

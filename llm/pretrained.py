@@ -4,8 +4,6 @@ What fine-tuning by low rank (lora.py) saves is a difference to another model, i
 path that it had and known by its hash.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +52,7 @@ def build_model(content: dict, path: Path, **changes) -> GPT:
             return model
         model = uninitialised(config)
         model.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, RuntimeError) as e:
+    except (TypeError, ValueError, KeyError, RuntimeError) as e:
         raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
     model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
     return model

@@ -24,16 +24,21 @@ END_OF_TEXT = 50256
 GPT2_DESCRIPTION = {"kind": "gpt2", "merges_sha256": MERGES_SHA256}
 
 
+def characters_of_bytes() -> dict[str, int]:
+    """The printable character that stands for each byte in a merges file, in the order of their ids."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
 def merge_ranks(merges: str) -> dict[bytes, int]:
     """Token bytes -> id for a merges file: 256 single bytes first, then each merge in the order it was learned.
 
     The file writes bytes as printable characters: a printable Latin-1 byte as itself, the others as chr(256), chr(257),
     ... in the order of their values; GPT-2 numbers the bytes in that same order, the printable ones first.
     """
-    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    others = [b for b in range(256) if b not in set(printable)]
-    byte_of = {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
-    ranks = {bytes([b]): rank for rank, b in enumerate(printable + others)}
+    byte_of = characters_of_bytes()
+    ranks = {bytes([b]): rank for rank, b in enumerate(byte_of.values())}
     for line in merges.splitlines()[1:]:  # the first line names the version
         if line:
             ranks[bytes(byte_of[c] for c in line if c != " ")] = len(ranks)
@@ -42,9 +47,11 @@ def merge_ranks(merges: str) -> dict[bytes, int]:
 
 def printable_tokens(merges: str) -> list[str]:
     """The tokens as the merges file writes them, in the order of their ids; the last one ends a document."""
-    single = [c for c in map(chr, range(256)) if c.isprintable() and c != " "]
-    others = [chr(256 + n) for n in range(256 - len(single))]
-    return [*single, *others, *(line.replace(" ", "") for line in merges.splitlines()[1:] if line), "<|endoftext|>"]
+    return [
+        *characters_of_bytes(),
+        *(line.replace(" ", "") for line in merges.splitlines()[1:] if line),
+        "<|endoftext|>",
+    ]
 
 
 class GPT2:

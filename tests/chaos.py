@@ -308,16 +308,16 @@ def week(trainer: Trainer, times: int = 20_000) -> None:
         try:
             status = (process_files / "status").read_text()
             resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-            samples.append((trainer.folder / "week.log", resident, len(list((process_files / "fd").iterdir()))))
+            samples.append((resident, len(list((process_files / "fd").iterdir()))))
         except (OSError, TypeError):
             continue
     assert process.returncode == 0
-    early, late = samples[len(samples) // 10], samples[-3]
+    (early, early_files), (late, late_files) = samples[len(samples) // 10], samples[-3]
     print(
-        f"{times:,} updates: memory {early[1]:.0f} MB after a tenth, {late[1]:.0f} MB at the end (at most "
-        f"{max(sample[1] for sample in samples):.0f}), open files {early[2]} and {late[2]}"
+        f"{times:,} updates: memory {early:.0f} MB after a tenth, {late:.0f} MB at the end (at most "
+        f"{max(resident for resident, _ in samples):.0f}), open files {early_files} and {late_files}"
     )
-    assert late[1] < 1.1 * early[1] and late[2] <= early[2]
+    assert late < 1.1 * early and late_files <= early_files
 
 
 def main() -> None:

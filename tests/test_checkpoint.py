@@ -222,3 +222,20 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
     with pytest.raises(UserError, match="cannot write .*No space left"):
         saved()
     assert path.read_bytes() == old and [p.name for p in path.parent.iterdir()] == ["ckpt.pt"]
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        {"skipped": "many"},
+        {"before": [1]},
+        {"base": {"name": "x", "sha256": "0"}},  # without a path
+        {"base": "x"},
+        {"lora_rank": -1},
+        {"lora_rank": 4},  # without a base
+    ],
+)
+def test_a_place_to_go_on_that_makes_no_sense_is_told(saved, loop):
+    path, _ = saved(loop=loop)
+    with pytest.raises(UserError, match="its part 'loop' is not what is expected|do not fit its model_args"):
+        pretrained.load_model(str(path.parent))
