@@ -292,3 +292,14 @@ def test_any_meta_json_is_told_in_one_line(data, meta):
     (data / "story" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError):
         Dataset("story")
+
+
+def test_a_shard_that_is_too_large_to_hash_each_time_is_hashed_where_asked(prepare, monkeypatch):
+    path = prepare("story").folder / "train.bin"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(bytes(content))
+    monkeypatch.setattr(dataset, "VERIFIED", 0)
+    Dataset("story")
+    with pytest.raises(UserError, match="train.bin was changed or damaged"):
+        Dataset("story", verify=True)
