@@ -115,12 +115,6 @@ def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator, 
     return int(kept[np.searchsorted(sums, random.random() * sums[-1], side="right")])
 
 
-def exact_logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """hidden (..., C) times the rows of head (V', C) in float32, whatever autocast says: (..., V'). See `Reader`."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        return hidden.float() @ head.float().T
-
-
 def drawable_ids(corpus_ids: list[int] | None, vocab_size: int) -> torch.Tensor:
     """The ids that may be generated: those of the corpus, else all of the tokenizer's (never a padded row)."""
     return torch.tensor(corpus_ids) if corpus_ids else torch.arange(vocab_size)

@@ -31,10 +31,19 @@ class LowRank(nn.Module):
     def forward(self, x):
         return self.linear(x) + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix as it is now, with the difference added."""
+        return self.linear.weight + SCALE * (self.lora_B @ self.lora_A)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.linear.bias
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The linear layer with the difference added to its weights."""
-        self.linear.weight += SCALE * (self.lora_B @ self.lora_A)
+        self.linear.weight.copy_(self.weight)
         return self.linear
 
 

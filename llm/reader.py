@@ -8,13 +8,14 @@ which the model was trained with: products in the dtype, everything else in floa
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from llm.model import GPT
+from llm.model import GPT, plain_attention
 
 # rows of the products when tokens of several samples are read; the rest is padding. In float32, one row would be
 # multiplied by another routine than several, which rounds differently: a sample would depend on what is drawn beside it
@@ -67,7 +68,9 @@ class Product:
 class Reader:
     """Letters in shape comments: see model.py; V' the ids that may be drawn."""
 
-    def __init__(self, model: GPT, drawable: torch.Tensor, dtype: torch.dtype):
+    def __init__(
+        self, model: GPT, drawable: torch.Tensor, dtype: torch.dtype, *, head_dtype: torch.dtype = torch.float32
+    ):
         """drawable: (V',) int64, see generate.drawable_ids; dtype: of the products.
 
         The logits are float32 whatever the dtype: in bfloat16, those of 16 to 32 are multiples of 1/8, so that the
@@ -90,7 +93,7 @@ class Reader:
         ]
         self.drawable = drawable.tolist()
         self.index_of = {token: index for index, token in enumerate(self.drawable)}
-        self.head = Product(model.lm_head.weight[drawable.to(self.device)], None, torch.float32)
+        self.head = Product(model.lm_head.weight[drawable.to(self.device)], None, head_dtype)
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], cache: KVCache) -> np.ndarray:
@@ -105,6 +108,22 @@ class Reader:
         padded = tokens + [0] * (size - len(tokens))
         return self._read(torch.tensor(padded, device=self.device)[:, None], caches)[: len(tokens)]
 
+    @torch.inference_mode()
+    def hidden(self, idx: torch.Tensor) -> torch.Tensor:
+        """What the head is multiplied with at every place of many windows: idx (B, T) -> (B, T, C), in float32."""
+        B, T = idx.shape
+        nh, C = self.config.n_head, self.config.n_embd
+
+        def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+            q, k, v = qkv.view(B, T, 3, nh, C // nh).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, nh, T, hs)
+            if self.device.type == "cpu":
+                y = plain_attention(q, k, v, 0.0)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return y.transpose(1, 2).reshape(B, T, C)
+
+        return F.layer_norm(self._blocks(idx, torch.arange(T, device=self.device), attend), *self.ln_f)
+
     def _read(self, idx: torch.Tensor, caches: list[KVCache]) -> np.ndarray:
         """(B, V') logits of what follows idx (B, T); rows beyond the caches' are padding. T > 1 into empty caches."""
         T = idx.size(1)
@@ -113,13 +132,18 @@ class Reader:
         places = torch.tensor(places, device=self.device)[:, None]
         if T > 1:
             places = places + torch.arange(T, device=self.device)
-        x = F.embedding(idx, self.wte) + F.embedding(places, self.wpe)  # (B, T, C)
-        for layer, (ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj) in enumerate(self.blocks):
-            x = x + attn_c_proj(self._attend(layer, c_attn(F.layer_norm(x, *ln_1)), caches))
-            x = x + mlp_c_proj(c_fc(F.layer_norm(x, *ln_2)))
+        x = self._blocks(idx, places, lambda layer, qkv: self._attend(layer, qkv, caches))
         for cache in caches:
             cache.length += T
         return self.head(F.layer_norm(x[:, -1], *self.ln_f)).cpu().numpy()
+
+    def _blocks(self, idx: torch.Tensor, places: torch.Tensor, attend: Callable) -> torch.Tensor:
+        """(B, T, C), what the last block gives for idx (B, T). attend(layer, qkv): (B, T, 3C) -> (B, T, C)."""
+        x = F.embedding(idx, self.wte) + F.embedding(places, self.wpe)
+        for layer, (ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj) in enumerate(self.blocks):
+            x = x + attn_c_proj(attend(layer, c_attn(F.layer_norm(x, *ln_1))))
+            x = x + mlp_c_proj(c_fc(F.layer_norm(x, *ln_2)))
+        return x
 
     def _attend(self, layer: int, qkv: torch.Tensor, caches: list[KVCache]) -> torch.Tensor:
         """Stores the keys and values of new tokens, and lets them look at all stored ones and themselves.

@@ -13,20 +13,20 @@ measure on a control text that the model never saw, which tells knowing by heart
 """
 
 import difflib
+import functools
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from llm import runtime
 from llm.configurator import UserError, run_script
 from llm.dataset import DATA, Dataset, Split
 from llm.files import write_whole
-from llm.generate import context_start, drawable_ids, exact_logits, generate
+from llm.generate import context_start, drawable_ids, generate
 from llm.model import GPT
 from llm.pretrained import load_model
 from llm.reader import Reader
@@ -41,8 +41,8 @@ FEW_WINDOWS = 64  # for a glance, as at each evaluation
 BLOCK = 20  # tokens: shorter agreements of a recitation with the book do not count
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
 # An answer in bfloat16 is taken for float32's where the likeliest token leads the second by this share of its lead over
-# the mean of all: six times the largest difference that was seen between the two (BENCHMARKS.md, "Speedrun")
-CLEAR = 1 / 16
+# the mean of all: three times the largest difference that was seen between the two (BENCHMARKS.md, "Speedrun")
+CLEAR = 1 / 32
 CONTROL = DATA / "tale" / "control.txt"
 
 
@@ -145,59 +145,83 @@ def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
 
 
 def examine(
-    model: GPT, split: Split, asked: np.ndarray, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 64
+    model: GPT,
+    split: Split,
+    asked: np.ndarray,
+    *,
+    drawable: torch.Tensor,
+    on: Runtime,
+    batch_size: int = 64,
+    may_miss: int | None = None,
 ) -> np.ndarray:
     """(n, longest span) bool: which tokens are wrong in each span of the text that is asked; ranks share the work.
 
     asked: (n, 3), start, first and end of each: tokens first to end - 1 are to be produced from those from start on.
     Column j is about token start + j; what is not asked is not wrong. drawable: the ids that may be generated
     (generate.drawable_ids); the argmax is over these, as in sampling. Needs block_size >= end - start - 1. Products are
-    computed in on.dtype. Leaves the model in evaluation mode.
+    computed in on.dtype. may_miss: once more spans than this have something wrong after their first PREFIX tokens, the
+    rest is not asked.
 
     On a CPU that computes in bfloat16, float32 takes three times as long, and most answers leave no doubt: there all is
     asked in bfloat16 first, and in float32 what was not answered clearly (see CLEAR).
     """
-    options = dict(drawable=drawable.to(on.device), batch_size=batch_size)
-    if on.device.type != "cpu" or on.dtype != torch.float32 or not runtime.has_bfloat16(on.device):
-        return on.either(answers(model, split, asked, on=on, **options)[0])
-    wrong, clear = answers(model, split, asked, on=replace(on, dtype=torch.bfloat16), **options)
-    again = np.flatnonzero(~on.either(clear))
-    wrong = on.either(wrong)
-    exact = on.either(answers(model, split, asked[again], on=on, **options)[0])
-    wrong[again] = False
-    wrong[again, : exact.shape[1]] = exact
+    wrong = np.zeros((len(asked), (asked[:, 2] - asked[:, 0]).max(initial=0)), dtype=bool)
+    doubtful = np.zeros(len(asked), dtype=bool)
+    quick = on.device.type == "cpu" and on.dtype == torch.float32 and runtime.has_bfloat16(on.device)
+    mean_row = model.lm_head.weight.detach()[drawable.to(on.device)].mean(0)
+
+    @functools.cache
+    def reader(dtype: torch.dtype) -> Reader:
+        return Reader(model, drawable, dtype, head_dtype=torch.bfloat16 if dtype != on.dtype else torch.float32)
+
+    def ask(dtype: torch.dtype, some: np.ndarray) -> None:
+        """Notes the answers about these spans."""
+        for at in range(0, len(some), batch_size * on.world_size):
+            together = some[at : at + batch_size * on.world_size]
+            wrong[together], doubtful[together] = False, False
+            for length in np.unique(asked[together, 2] - asked[together, 0]).tolist():
+                alike = together[asked[together, 2] - asked[together, 0] == length][on.rank :: on.world_size]
+                if len(alike):
+                    wrong[alike, :length], doubtful[alike] = answers(reader(dtype), split, asked[alike], mean_row)
+            wrong[together], doubtful[together] = on.either(wrong[together]), on.either(doubtful[together])
+
+    def missed() -> np.ndarray:
+        return wrong[:, PREFIX:].any(1)
+
+    for at in range(0, len(asked), batch_size * on.world_size):
+        ask(torch.bfloat16 if quick else on.dtype, np.arange(at, min(at + batch_size * on.world_size, len(asked))))
+        if quick and may_miss is not None and missed().sum() > may_miss:
+            ask(on.dtype, np.flatnonzero(missed() & doubtful))
+        if may_miss is not None and missed().sum() > may_miss:
+            return wrong
+    if quick:
+        ask(on.dtype, np.flatnonzero(doubtful))
     return wrong
 
 
 @torch.inference_mode()
-def answers(
-    model: GPT, split: Split, asked: np.ndarray, *, drawable: torch.Tensor, on: Runtime, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(what `examine` gives, (n,) whether all answers of a span are CLEAR), of this rank's share, the rest false."""
-    model.eval()
-    head = model.lm_head.weight[drawable]
-    exact = on.dtype != torch.bfloat16 or on.device.type != "cpu"
-    lengths = asked[:, 2] - asked[:, 0]
-    wrong, clear = np.zeros((len(asked), lengths.max(initial=0)), dtype=bool), np.zeros(len(asked), dtype=bool)
-    for length in np.unique(lengths).tolist():
-        alike = np.flatnonzero(lengths == length)
-        for k in range(on.rank * batch_size, len(alike), batch_size * on.world_size):
-            some = alike[k : k + batch_size]
-            prefix = asked[some, 1] - asked[some, 0]
-            x = split.windows(asked[some, 0], length).to(on.device)  # (B, length)
-            with on.autocast():
-                hidden = model.hidden(x[:, :-1])[:, prefix.min() - 1 :]  # (B, places, C): what predicts what is asked
-                logits = exact_logits(hidden, head) if exact else F.linear(hidden, head)
-            largest, choice = logits.max(-1)  # (B, places)
-            places = np.arange(prefix.min(), length) >= prefix[:, None]
-            slips = (drawable[choice] != x[:, prefix.min() :]).cpu().numpy() & places
-            wrong[some, prefix.min() : length] = slips
-            if not exact:
-                mean = hidden.float() @ head.float().mean(0)
-                second = logits.scatter_(-1, choice[..., None], -torch.inf).amax(-1)
-                leads = (largest.float() - second.float()) > CLEAR * (largest.float() - mean)
-                clear[some] = (leads.numpy() | ~places).all(1)
-    return wrong, clear
+def answers(reader: Reader, split: Split, asked: np.ndarray, mean_row: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """((n, length) which tokens are wrong, (n,) whether an answer is not CLEAR) of n spans of one length.
+
+    mean_row: (C,), the mean of the head's rows. Logits in float32 leave no doubt.
+    """
+    start, length = asked[:, 0], int(asked[0, 2] - asked[0, 0])
+    prefix = asked[:, 1] - start
+    first = int(prefix.min())
+    places = np.arange(length) >= prefix[:, None]  # (n, length): those that are asked
+    x = split.windows(start, length).to(reader.device)
+    hidden = reader.hidden(x[:, :-1])[:, first - 1 :]  # (n, length - first, C): what predicts what is asked
+    logits = reader.head(hidden)
+    largest, choice = logits.max(-1)  # (n, length - first)
+    wrong = np.zeros(places.shape, dtype=bool)
+    wrong[:, first:] = (torch.tensor(reader.drawable, device=x.device)[choice] != x[:, first:]).cpu().numpy()
+    wrong &= places
+    if logits.dtype == torch.float32:
+        return wrong, np.zeros(len(asked), dtype=bool)
+    mean = hidden @ mean_row
+    second = logits.scatter_(-1, choice[..., None], -torch.inf).amax(-1)
+    unclear = (largest.float() - second.float()) <= CLEAR * (largest.float() - mean)
+    return wrong, (unclear.numpy() & places[:, first:]).any(1)
 
 
 def measure(model: GPT, split: Split, starts: np.ndarray, **options) -> Recall:
@@ -224,22 +248,38 @@ class Exam:
             self.asked = np.concatenate([self.asked, recitation_to_ask(len(split), block_size)])
         stride = -(-len(self.asked) // batch_size)
         self.order = np.concatenate([np.arange(k, len(self.asked), stride) for k in range(stride)])  # from all over
+        self.suspicion = np.zeros(len(self.asked), dtype=np.int64)  # of what is asked first: when it was last wrong
+        self.turns = 0
+
+    def suspect(self, tokens: list[int]) -> None:
+        """Notes that training got these tokens of the text wrong just now."""
+        self.turns += 1
+        starts = self.asked[: self.windows, 0]
+        for token in tokens:
+            n = int(np.searchsorted(starts, token - PREFIX, side="right")) - 1
+            if n >= 0 and token < starts[n] + PREFIX + SUFFIX:
+                self.suspicion[n] = self.turns
 
     def passed(self, model: GPT) -> np.ndarray | None:
         """What is wrong in each window of the whole text (`examine`) if the target is reached, else None.
 
-        What was wrong the last time is asked first, then others from all over the text, and it ends as soon as the
-        target is out of reach: while a model is still learning, a few answers are all that is paid for.
+        What was wrong the last time, here or in training, is asked first, the latest before the others, and it ends as
+        soon as the target is out of reach: while a model is still learning, a few answers are all that is paid for.
         """
+        order = self.order[np.argsort(-self.suspicion[self.order], kind="stable")]
         wrong = np.zeros((len(self.asked), (self.asked[:, 2] - self.asked[:, 0]).max()), dtype=bool)
-        missed = np.zeros(len(self.asked), dtype=bool)
-        for some in np.split(self.order, range(self.batch_size, len(self.order), self.batch_size)):
-            of_some = examine(model, self.split, self.asked[some], drawable=self.drawable, on=self.on)
-            wrong[some, : of_some.shape[1]] = of_some
-            missed[some] = of_some[:, PREFIX:].any(1)
-            if missed.sum() > self.may_miss:
-                break
-        self.order = self.order[np.argsort(~missed[self.order], kind="stable")]
+        wrong[order] = examine(
+            model,
+            self.split,
+            self.asked[order],
+            drawable=self.drawable,
+            on=self.on,
+            batch_size=self.batch_size,
+            may_miss=self.may_miss,
+        )
+        missed = wrong[:, PREFIX:].any(1)
+        self.turns += 1
+        self.suspicion[missed] = self.turns
         return wrong[: self.windows] if missed.sum() <= self.may_miss else None
 
 

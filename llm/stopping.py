@@ -30,6 +30,19 @@ def short_every(n_tokens: int) -> int:
     return round(4 * max(1.0, n_tokens / USUAL) ** 2)
 
 
+def first_check(cfg, rate, n_tokens: int, tokens_per_iter: int) -> int:
+    """The update after which recall is asked for the first time: an epoch after the rate has fallen to a tenth.
+
+    Before that a check would fail, and one that fails narrowly costs as much as three updates. cfg: as `schedule` made
+    it; rate: from the number of an update to its learning rate.
+    """
+    low = cfg.warmup_iters
+    if cfg.decay_lr:
+        steps = range(cfg.warmup_iters, cfg.lr_decay_iters)
+        low = next((step for step in steps if rate(step) <= cfg.learning_rate / 10), cfg.lr_decay_iters)
+    return low + math.ceil(n_tokens / tokens_per_iter)
+
+
 def val_loss_says(cfg, val_loss: float, stale: int) -> str:
     """Why training ends early; empty where it does not. stale: evaluations since val_loss was at its best."""
     if cfg.target_loss and val_loss <= cfg.target_loss:

@@ -243,6 +243,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
         speed, saving = metrics.Speed(tokens_per_iter), metrics.Stopwatch()
         keep_best = data.val is not None and not cfg.always_save_checkpoint
+        first_check = stopping.first_check(cfg, rate, len(data.train), tokens_per_iter)
         check_interval = max(1, cfg.max_iters // CHECKS)
         ended, stale = state["ended"], state["stale"]  # why training ends early
         skipped = torch.tensor(state["skipped"], device=on.device)  # updates, by float16's scaler
@@ -255,11 +256,10 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         if unsaved:
             raise UserError(unsaved)
         while True:
-            # learned? Asked every so often once the rate has fallen to a tenth, seldom while much is to be shown again
-            falling = iter_num >= cfg.warmup_iters and rate(iter_num) <= cfg.learning_rate / 10
-            falling = falling or not cfg.decay_lr or iter_num >= cfg.lr_decay_iters
+            # learned? Asked every so often once the rate is low, seldom while much is to be shown again
             interval = check_interval * (4 if exam and len(batches.again) > exam.may_miss else 1)
-            due = iter_num >= cfg.max_iters or ended or (falling and iter_num % interval == 0)
+            due = iter_num >= cfg.max_iters or ended
+            due = due or (iter_num >= first_check and (iter_num - first_check) % interval == 0)
             known = exam.passed(model) if exam and due else None  # what is wrong in the whole text
             if known is not None:
                 ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {exam.goal}"
@@ -273,11 +273,9 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                 some = None if known is None else recall.Recall.after(recall.PREFIX, known)
                 if known is None and not no_recall and (iter_num or state["base"]):  # fresh weights know nothing
                     some = recall.measure(model, data.train, recall_starts, drawable=drawable, on=on)
-                some_loss = val_loss
-                if val_loss is None:
-                    some_loss = evaluate_loss(model, data.train, dataclasses.replace(cfg, eval_iters=on.world_size), on)
-                if not math.isfinite(some_loss):  # before a good checkpoint is replaced by a broken one
-                    raise not_finite(f"the loss is {some_loss}", iter_num, out_dir)
+                # before a good checkpoint is replaced by a broken one
+                if not (math.isfinite(val_loss or 0.0) and all(bool(p.isfinite().all()) for p in model.parameters())):
+                    raise not_finite("a weight is not a finite number", iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
                 if on.is_main:
                     share = some.share if some else None
@@ -341,7 +339,10 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             unsound = ~loss_sum.isfinite() | (overflow & (not scaler.is_enabled()))
             broken = torch.where((broken < 0) & unsound, iter_num, broken)
             if replaying:
-                batches.show_again(on.gather(slips), iter_num)
+                slips = on.gather(slips)
+                batches.show_again(slips, iter_num)
+                if exam:
+                    exam.suspect(slips)
             # ---------------------------------------------------------------------------------------------------------
 
             logged = iter_num % cfg.log_interval == 0

@@ -77,9 +77,9 @@ def test_what_bfloat16_leaves_in_doubt_is_asked_in_float32(half_learned, monkeyp
     monkeypatch.setattr(recall, "CLEAR", share)
     answers, counts = recall.answers, {torch.bfloat16: 0, torch.float32: 0}
 
-    def counted(*given, on, **rest):
-        counts[on.dtype] += len(given[2])
-        return answers(*given, on=on, **rest)
+    def counted(reader, split, asked, mean_row):
+        counts[reader.dtype] += len(asked)
+        return answers(reader, split, asked, mean_row)
 
     monkeypatch.setattr(recall, "answers", counted)
     found = recall.examine(model, split, asked, **options)
@@ -159,17 +159,56 @@ def test_an_exam_is_passed_where_the_whole_text_says_so(half_learned, size):
     assert sorted(exam.order) == list(range(13))
 
 
-def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """Where the spans begin that are asked, in that order."""
+    found, answers = [], recall.answers
+    monkeypatch.setattr(recall, "answers", lambda *args: found.extend(args[2][:, 0].tolist()) or answers(*args))
+    monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: False)
+    return found
+
+
+def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, asked):
     model, text = half_learned
     split, drawable = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
     wrong = recall.examine(model, split, recall.windows_to_ask(starts), drawable=drawable, on=ALONE)
     known = ~wrong[:, 50:].any(1)
-    exam, asked, examine = recall.Exam(0.99, split, 128, drawable=drawable, on=ALONE, batch_size=2), [], recall.examine
+    exam = recall.Exam(0.99, split, 128, drawable=drawable, on=ALONE, batch_size=2)
     assert exam.may_miss == 0 and exam.passed(model) is None
-    monkeypatch.setattr(recall, "examine", lambda m, s, some, **kw: asked.extend(some) or examine(m, s, some, **kw))
+    asked.clear()
     assert exam.passed(model) is None
-    assert len(asked) == 2 and asked[0][0] in starts[~known]  # one question is enough
+    assert len(asked) == 2 and asked[0] in starts[~known]  # one question is enough
+
+
+def test_an_exam_asks_first_what_training_got_wrong(half_learned, asked):
+    model, text = half_learned
+    exam = recall.Exam(0.99, Split.in_memory(text, 40), 128, drawable=torch.arange(40), on=ALONE, batch_size=1)
+    for tokens in ([0, 49, 699], [599, 600], [100, 149, 650]):  # the first 50 are in no window's answer
+        exam.suspect(tokens)
+    exam.may_miss = 99
+    exam.passed(model)
+    assert asked[:4] == [50, 600, 500, 550] and sorted(asked) == exam.asked[:, 0].tolist()
+
+
+def test_what_bfloat16_got_wrong_in_doubt_is_no_reason_to_stop_asking(half_learned, monkeypatch):
+    """A quick answer that is all wrong: where it is in doubt, float32 decides; where it is clear, the exam is over."""
+    model, text = half_learned
+    split, asked = Split.in_memory(text[:400], 40), recall.windows_to_ask(recall.window_starts(400, 100))
+    monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: True)
+    options = dict(drawable=torch.arange(40), on=ALONE, batch_size=2)
+    exact = recall.examine(model, split, asked, **options)
+    answers = recall.answers
+    for in_doubt, n_wrong in ((True, exact[:, 50:].any(1).sum()), (False, 2)):
+
+        def broken(reader, split, asked, mean_row, in_doubt=in_doubt):
+            wrong, doubt = answers(reader, split, asked, mean_row)
+            return (wrong, doubt) if reader.dtype == torch.float32 else (wrong | True, doubt | True & in_doubt)
+
+        monkeypatch.setattr(recall, "answers", broken)
+        found = recall.examine(model, split, asked, **options, may_miss=1)
+        assert found[:, 50:].any(1).sum() == n_wrong and len(found) == 7
+        assert (found == exact).all() or not in_doubt
 
 
 @pytest.mark.parametrize("block_size", [100, 101, 700])

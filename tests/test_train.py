@@ -1,6 +1,7 @@
 """Training: the losses of a tiny model are fixed, and nothing but the settings changes them."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -174,7 +175,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_checkp
     """The third update breaks the weights; the evaluation right after it must not save them."""
     rate = train.optim.learning_rate_at
     monkeypatch.setattr(train.optim, "learning_rate_at", lambda i, **kw: math.nan if i == 2 else rate(i, **kw))
-    with pytest.raises(UserError, match=r"the loss is nan at step 3: the last checkpoint in out is from before; lower"):
+    with pytest.raises(
+        UserError, match="not a finite number at step 3: the last checkpoint in out is from before; lower"
+    ):
         learn(eval_interval=1)
     saved = torch.load("out/ckpt.pt", weights_only=True)
     assert saved["iter_num"] == 2 and all(tensor.isfinite().all() for tensor in saved["model"].values())
@@ -242,6 +245,28 @@ def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
 def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
     cfg = stopping.schedule(dataclasses.replace(TINY, **given), tokens, 4096)
     assert (cfg.max_iters, cfg.lr_decay_iters) == expected
+
+
+@pytest.mark.parametrize(
+    "given, first",
+    [
+        (dict(lr_shape="linear", min_lr=1e-9), 4 + 87 + 6),  # 3 + 0.9 * 97 updates, then 5.1 of an epoch
+        (dict(lr_shape="linear"), 100 + 6),  # min_lr is a tenth
+        (dict(decay_lr=False), 3 + 6),
+    ],
+)
+def test_recall_is_asked_first_when_all_was_seen_once_at_a_low_rate(given, first):
+    cfg = dataclasses.replace(TINY, warmup_iters=3, lr_decay_iters=100, lr_hold=0.0, **given)
+    rate = functools.partial(
+        train.optim.learning_rate_at,
+        learning_rate=cfg.learning_rate,
+        min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
+        shape=cfg.lr_shape,
+        warmup_iters=3,
+        lr_decay_iters=100,
+        decay_lr=cfg.decay_lr,
+    )
+    assert stopping.first_check(cfg, rate, 21_000, 4096) == first
 
 
 def test_short_windows_are_rarer_in_longer_texts():
