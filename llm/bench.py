@@ -1,7 +1,7 @@
 """How fast is training on this machine, beside what the machine can do and beside the ordinary way?
 
     python bench.py
-    python bench.py --repeats=9
+    python bench.py --training=False --out_dir=out-prince
 
 First the machine: its rate of matrix products, 2,048 x 2,048 x 2,048, median of 9. Then whole updates (forward,
 backward, clipping, optimizer) of two models, each in turns with Hugging Face's GPT2LMHeadModel of the same shape on as
@@ -37,6 +37,7 @@ class Settings(runtime.Settings):
     repeats: PositiveInt = 5  # timed updates of each, and samples; the median counts
     training: bool = True  # measure training
     sampling: bool = True  # measure sampling
+    out_dir: str | None = None  # of a learned model to sample from; None = random weights, which can guess nothing
 
 
 def models() -> dict[str, train.Settings]:
@@ -207,7 +208,8 @@ def main(cfg: Settings) -> None:
     if cfg.training:
         report_training(cfg.repeats, on)
     if cfg.sampling:
-        bench_sampling.report(next(iter(models().values())), Peer, cfg.repeats, runtime.start(cfg, use="sample"))
+        prince = next(iter(models().values()))
+        bench_sampling.report(prince, cfg.out_dir, Peer, cfg.repeats, runtime.start(cfg, use="sample"))
 
 
 if __name__ == "__main__":

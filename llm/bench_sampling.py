@@ -1,8 +1,9 @@
 """How fast is reading back on this machine, beside Hugging Face's generate, and beside what memory allows?
 
-Called by bench.py. One model of train_prince's shape with random weights, which Hugging Face's GPT2LMHeadModel is given
-too. What a token takes is the difference between drawing many and drawing one. Hugging Face's model cannot go beyond
-its context, so it draws 240 tokens where we draw both 240 and 500.
+Called by bench.py. A learned model, where one is named, and its own book; else one of train_prince's shape with random
+weights, which can guess nothing. Hugging Face's GPT2LMHeadModel is given the same weights. What a token takes is the
+difference between drawing many and drawing one. Hugging Face's model cannot go beyond its context, so it draws 240
+tokens at most, where we draw both 240 and 500.
 """
 
 import statistics
@@ -11,46 +12,65 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from llm import build, checkpoint, sample, tokenizer
-from llm.generate import generate
+from llm.generate import drawable_ids, generate
 from llm.model import GPT
+from llm.pretrained import load_model
 from llm.reader import MOST, Reader
 from llm.runtime import Runtime
 
-PROMPT = [464, 3329, 318, 9258, 287, 262, 2603, 13]  # 8 tokens
 DRAWN = sample.Drawing().sampling()  # sample.py's defaults
 SHORT, LONG = 240, 500  # tokens
-FAMILIAR = torch.arange(3841)  # as many ids as a book has
+FAMILIAR = 3841  # ids, as many as a book has
 
 
-def random_model(cfg) -> GPT:
-    """The model of a config file (train.Settings), 50,304 rows, random weights."""
-    torch.manual_seed(0)
-    return GPT(build.model_config(cfg, 50304)).eval()
+@dataclass(frozen=True)
+class Subject:
+    """A model, the ids that it may draw, a prompt of 8 tokens, and the book to guess from if there is one."""
+
+    model: GPT
+    drawable: torch.Tensor
+    prompt: list[int]
+    book: np.ndarray | None
 
 
-def our_generate(model: GPT, dtype: torch.dtype):
-    """draw(n_tokens, n_samples) as sample.py draws."""
-    reader = Reader(model, FAMILIAR, dtype)
+def subject_of(cfg, out_dir: str | None) -> Subject:
+    """The model in out_dir, in the middle of its book; without out_dir, of a config file (train.Settings) with random
+    weights and 50,304 rows."""
+    if out_dir is None:
+        torch.manual_seed(0)
+        model = GPT(build.model_config(cfg, 50304)).eval()
+        return Subject(model, torch.arange(FAMILIAR), [464, 3329, 318, 2258, 287, 262, 2603, 13], None)
+    model, words, info = load_model(out_dir, "ckpt.pt", torch.device("cpu"))
+    book = sample.book_tokens(info)
+    prompt = [464, 3329, 318, 2258, 287, 262, 2603, 13] if book is None else book[len(book) // 2 :][:8].tolist()
+    return Subject(model, drawable_ids(info.corpus_ids, words.vocab_size), prompt, book)
+
+
+def our_generate(of: Subject, dtype: torch.dtype, *, guess: bool):
+    """draw(n_tokens, n_samples) as sample.py draws; guess: from the book, as it does."""
+    reader = Reader(of.model, of.drawable, dtype, book=of.book if guess else None)
 
     def draw(n_tokens: int, n_samples: int = 1) -> None:
-        for _ in generate(reader, PROMPT, max_new_tokens=n_tokens, sampling=DRAWN, numbers=range(n_samples)):
+        for _ in generate(reader, of.prompt, max_new_tokens=n_tokens, sampling=DRAWN, numbers=range(n_samples)):
             pass
 
     return draw
 
 
-def uncached_generate(model: GPT, on: Runtime):
+def uncached_generate(of: Subject, on: Runtime):
     """draw(n_tokens) as nanoGPT draws: the whole context is computed anew for each token, in float32."""
-    model = model.to(on.device)
+    model = of.model
 
     @torch.no_grad()
     def draw(n_tokens: int) -> None:
-        idx = torch.tensor([PROMPT], device=on.device)
+        idx = torch.tensor([of.prompt], device=on.device)
         for _ in range(n_tokens):
             logits = model(idx[:, -model.config.block_size :])[0][:, -1] / DRAWN.temperature
             logits[logits < logits.topk(DRAWN.top_k)[0][:, -1:]] = -torch.inf
@@ -59,26 +79,32 @@ def uncached_generate(model: GPT, on: Runtime):
     return draw
 
 
-def hugging_face_model(cfg):
-    """GPT2LMHeadModel with the weights of random_model."""
+def hugging_face_model(model: GPT):
+    """GPT2LMHeadModel with the same weights."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    weights = random_model(cfg).state_dict()
+    shape, weights = model.config, model.state_dict()
     config = transformers.GPT2Config(
-        n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, n_positions=cfg.block_size, vocab_size=50304
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.n_embd,
+        n_positions=shape.block_size,
+        vocab_size=shape.vocab_size,
     )
-    model = transformers.GPT2LMHeadModel(config).eval()
+    theirs = transformers.GPT2LMHeadModel(config).eval()
     matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # which it keeps transposed
     weights = {name: w.T if name.endswith(matrices) else w for name, w in weights.items()}
-    model.load_state_dict(weights | {n: torch.zeros_like(p) for n, p in model.named_parameters() if n.endswith("bias")})
-    return model
+    zeros = {n: torch.zeros_like(p) for n, p in theirs.named_parameters() if n.endswith("bias")}
+    theirs.load_state_dict(zeros | weights)
+    return theirs
 
 
-def hugging_face_generate(cfg, device: torch.device):
+def hugging_face_generate(cfg, out_dir: str | None, device: torch.device):
     """draw(n_tokens, n_samples) with GPT2LMHeadModel.generate and its cache, in float32, on the same weights."""
-    model = hugging_face_model(cfg).to(device)
-    idx = torch.tensor([PROMPT], device=device)
+    of = subject_of(cfg, out_dir)
+    model = hugging_face_model(of.model).to(device)
+    idx = torch.tensor([of.prompt], device=device)
 
     def draw(n_tokens: int, n_samples: int = 1) -> None:
         model.generate(
@@ -108,34 +134,36 @@ def read_bandwidth(device: torch.device) -> float:
     return numbers.nbytes / statistics.median(times[1:])
 
 
-def bytes_a_token(cfg, dtype: torch.dtype) -> int:
+def bytes_a_token(of: Subject, dtype: torch.dtype) -> int:
     """Of the weights that one new token must be multiplied with: the blocks', and the head's rows, in one dtype."""
-    return (12 * cfg.n_layer * cfg.n_embd**2 + len(FAMILIAR) * cfg.n_embd) * dtype.itemsize
+    shape = of.model.config
+    return (12 * shape.n_layer * shape.n_embd**2 + len(of.drawable) * shape.n_embd) * dtype.itemsize
 
 
-def seconds_to_the_first_token(model: GPT, repeats: int) -> tuple[float, float]:
+def seconds_to_the_first_token(folder: Path, repeats: int) -> tuple[float, float]:
     """Median seconds of (sample.py from its start to its first token, importing torch and reading the same weights)."""
     here = Path(__file__).resolve().parent
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(
-            Path(folder) / "ckpt.pt",
-            model=model,
-            optimizers=[torch.optim.AdamW(model.parameters())],
-            iter_num=0,
-            best_val_loss=1e9,
-            config={"dataset": "none"},
-            tokenizer_description=tokenizer.GPT2_DESCRIPTION,
-            corpus_ids=FAMILIAR.tolist(),
-            loop={},
-        )
-        ours = [sys.executable, str(here / "sample.py"), f"--out_dir={folder}", "--start=The morning"]
-        bare = f"import torch; torch.load({folder + '/ckpt.pt'!r}, weights_only=True); print('read', flush=True)"
-        times = []
-        for _ in range(repeats + 1):
-            times.append(
-                [seconds_to_say(ours, len("The morning") + 1), seconds_to_say([sys.executable, "-c", bare], 1)]
-            )
+    ours = [sys.executable, str(here / "sample.py"), f"--out_dir={folder}", "--start=The morning"]
+    bare = f"import torch; torch.load({str(folder / 'ckpt.pt')!r}, weights_only=True); print('read', flush=True)"
+    times = []
+    for _ in range(repeats + 1):
+        times.append([seconds_to_say(ours, len("The morning") + 1), seconds_to_say([sys.executable, "-c", bare], 1)])
     return tuple(statistics.median(column) for column in zip(*times[1:], strict=True))
+
+
+def save_for_sampling(of: Subject, folder: Path) -> None:
+    """A checkpoint as train.py writes it."""
+    checkpoint.save(
+        folder / "ckpt.pt",
+        model=of.model,
+        optimizers=[torch.optim.AdamW(of.model.parameters())],
+        iter_num=0,
+        best_val_loss=1e9,
+        config={"dataset": "none"},
+        tokenizer_description=tokenizer.GPT2_DESCRIPTION,
+        corpus_ids=of.drawable.tolist(),
+        loop={},
+    )
 
 
 def seconds_to_say(command: list[str], n_characters: int) -> float:
@@ -148,43 +176,48 @@ def seconds_to_say(command: list[str], n_characters: int) -> float:
     return seconds
 
 
-def report(cfg, peer_of: Callable, repeats: int, on: Runtime) -> None:
-    """Prints the tables. peer_of: bench.Peer; cfg: train.Settings."""
-    model = random_model(cfg).to(on.device)
-    draw, uncached = our_generate(model, on.dtype), uncached_generate(model, on)
-    with peer_of(on, hugging_face_generate, cfg, on.device) as theirs:
+def report(cfg, out_dir: str | None, peer_of: Callable, repeats: int, on: Runtime) -> None:
+    """Prints the tables. peer_of: bench.Peer; cfg: train.Settings; out_dir: of a learned model, see `subject_of`."""
+    of = subject_of(cfg, out_dir)
+    of.model.to(on.device)
+    short = min(SHORT, of.model.config.block_size - len(of.prompt))
+    ways = {"": our_generate(of, on.dtype, guess=True)}
+    if of.book is not None:
+        ways[", nothing guessed"] = our_generate(of, on.dtype, guess=False)
+    with peer_of(on, hugging_face_generate, cfg, out_dir, on.device) as theirs:
         rounds = []
         for _ in range(repeats + 1):
-            rounds.append(
-                [
-                    timed(draw, SHORT) - timed(draw, 1),
-                    theirs(SHORT) - theirs(1),
-                    timed(draw, SHORT, MOST) - timed(draw, 1, MOST),
-                    theirs(SHORT, MOST) - theirs(1, MOST),
-                    timed(draw, LONG) - timed(draw, 1),
-                    timed(draw, 1),
-                    theirs(1),
-                ]
-            )
-        one, hf_one, eight, hf_eight, long, first, hf_first = map(statistics.median, zip(*rounds[1:], strict=True))
-    slow = [timed(uncached, LONG) - timed(uncached, 1) for _ in range(min(repeats, 3))]
-    slow, bandwidth = statistics.median(slow), read_bandwidth(on.device)
-    floor = bytes_a_token(cfg, on.dtype) / bandwidth
-    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {bytes_a_token(cfg, on.dtype) / 1e6:.0f} MB")
+            first = [theirs(1), theirs(short), theirs(1, MOST), theirs(short, MOST)]
+            rounds.append([first[0], first[1] - first[0], first[3] - first[2]])
+            for draw in ways.values():
+                first = timed(draw, 1)
+                rounds[-1] += [first, timed(draw, short) - first, timed(draw, LONG) - first]
+                rounds[-1] += [timed(draw, short, MOST) - timed(draw, 1, MOST)]
+        hf_first, hf_one, hf_eight, *ours = map(statistics.median, zip(*rounds[1:], strict=True))
+    uncached = uncached_generate(of, on)
+    slow = statistics.median(timed(uncached, LONG) - timed(uncached, 1) for _ in range(min(repeats, 3)))
+    bandwidth = read_bandwidth(on.device)
+    floor = bytes_a_token(of, on.dtype) / bandwidth
+    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {bytes_a_token(of, on.dtype) / 1e6:.0f} MB")
     print("\n| sampling | llm, tokens/s | beside | tokens/s | ratio |\n|---|---|---|---|---|")
-    rate, many = SHORT - 1, MOST * (SHORT - 1)
-    rows = [
-        (f"1 sample, {SHORT} tokens", rate / one, "Hugging Face, float32, cache", rate / hf_one),
-        (f"{MOST} samples, {SHORT} tokens", many / eight, "Hugging Face, float32, cache", many / hf_eight),
-        (f"1 sample, {LONG} tokens", (LONG - 1) / long, "without a cache, float32", (LONG - 1) / slow),
-        (f"1 sample, {SHORT} tokens", rate / one, "what memory allows", 1 / floor),
-    ]
-    for what, ours, beside, other in rows:
-        print(f"| {what} | {ours:,.0f} | {beside} | {other:,.0f} | {ours / other:.1f} |")
-    print(f"\nfirst token of {len(PROMPT)}: {first * 1e3:.0f} ms, Hugging Face {hf_first * 1e3:.0f} ms")
-    ours, bare = seconds_to_the_first_token(model.cpu(), repeats)
-    print(f"sample.py to its first token: {ours:.2f} s, import torch and reading the weights {bare:.2f} s", end="")
-    print(f", ratio {ours / bare:.2f}")
+    rate, many = short - 1, MOST * (short - 1)
+    for way in ways:
+        first, one, long, eight, *ours = ours
+        rows = [
+            (f"1 sample, {short} tokens", rate / one, "Hugging Face, float32, cache", rate / hf_one),
+            (f"{MOST} samples, {short} tokens", many / eight, "Hugging Face, float32, cache", many / hf_eight),
+            (f"1 sample, {LONG} tokens", (LONG - 1) / long, "without a cache, float32", (LONG - 1) / slow),
+            (f"1 sample, {short} tokens", rate / one, "all weights read from memory for each token", 1 / floor),
+        ]
+        for what, mine, beside, other in rows:
+            print(f"| {what}{way} | {mine:,.0f} | {beside} | {other:,.0f} | {mine / other:.1f} |")
+    print(f"\nfirst token of {len(of.prompt)}: {first * 1e3:.0f} ms, Hugging Face {hf_first * 1e3:.0f} ms")
+    with tempfile.TemporaryDirectory() as folder:
+        if out_dir is None:
+            save_for_sampling(of, Path(folder))
+        mine, bare = seconds_to_the_first_token(Path(out_dir or folder).resolve(), repeats)
+    print(f"sample.py to its first token: {mine:.2f} s, import torch and reading the weights {bare:.2f} s", end="")
+    print(f", ratio {mine / bare:.2f}")
 
 
 def timed(draw, *arguments) -> float:

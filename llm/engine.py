@@ -1,4 +1,4 @@
-"""Answers requests that come together together: a thread that draws one token for each running sample, again and again.
+"""Answers requests that come together together: a thread that draws tokens for all running samples, again and again.
 
 A sample is the same whatever runs beside it (generate.py). Who waits, runs in the order of coming.
 """
@@ -81,25 +81,32 @@ class Engine:
                 self.running = []
 
     def _step(self) -> None:
-        """One token for each running sample."""
-        done = [run for run in self.running if run[0].n_tokens >= run[0].max_new_tokens]  # none were asked for
-        for job, _, _ in done:
-            job.deliver("", "length")
-        going = [run for run in self.running if run not in done]
-        if going:
-            tokens = next_tokens(self.reader, [sample for _, sample, _ in going])
-            for run, token in zip(going, tokens, strict=True):
-                job, _, stream = run
-                if token == self.tokenizer.end_of_text:
-                    piece, reason = stream.finish(), "stop"
-                else:
-                    job.n_tokens += 1
-                    piece = stream.feed(token)
-                    reason = "stop" if stream.stopped else "length" if job.n_tokens == job.max_new_tokens else None
-                    if reason == "length":
-                        piece += stream.finish()
-                if piece or reason:
-                    job.deliver(piece, reason)
-                if reason:
-                    done.append(run)
-        self.running = [run for run in self.running if run not in done]
+        """The next tokens of each running sample."""
+        going = []
+        for job, sample, stream in self.running:
+            if job.n_tokens < job.max_new_tokens:
+                going.append((job, sample, stream))
+            else:  # none were asked for
+                job.deliver("", "length")
+        self.running = going
+        drawn = next_tokens(self.reader, [sample for _, sample, _ in going])
+        done = [self._hand_over(run, tokens) for run, tokens in zip(going, drawn, strict=True)]
+        self.running = [run for run, is_done in zip(going, done, strict=True) if not is_done]
+
+    def _hand_over(self, run: tuple[Job, Sample, TextStream], tokens: list[int]) -> bool:
+        """Delivers the text of new tokens; whether the job is done."""
+        job, _, stream = run
+        text, reason = "", None
+        for token in tokens:
+            if token == self.tokenizer.end_of_text:
+                text, reason = text + stream.finish(), "stop"
+            else:
+                job.n_tokens += 1
+                text += stream.feed(token)
+                reason = "stop" if stream.stopped else "length" if job.n_tokens == job.max_new_tokens else None
+                text += stream.finish() if reason == "length" else ""
+            if reason:
+                break
+        if text or reason:
+            job.deliver(text, reason)
+        return reason is not None

@@ -6,7 +6,13 @@ place 0, and generation goes on until the context is full again. `context_start`
 and without it. A prompt longer than the context is cropped to its last block_size tokens.
 
 A sample does not depend on what is drawn beside it: it has a random generator and a cache of its own, attention is
-computed for each sample by itself, and the products of all together have a fixed number of rows (reader.BATCH_SIZES).
+computed for each sample by itself, and the products of all together never have a single row (reader.BATCH_SIZES).
+
+What takes the time is reading the weights, so several tokens are read at once where it can be guessed what follows: a
+model that knows a book by heart mostly says what stands there. This is speculative decoding (Leviathan et al. 2022,
+arXiv 2211.17192) whose draft is looked up in the book (He et al. 2023, arXiv 2311.08252). It changes nothing about what
+is drawn: each token is drawn from the model's own logits, and where it is not the one that was guessed, what was read
+after it is forgotten.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,7 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llm.reader import MOST, KVCache, Reader
+from llm.reader import AHEAD, MOST, KVCache, Reader
+
+FEWEST, LONGEST = 3, 32  # tokens, of the run by which a place in the book is found
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Sample:
         self.ids, self.prompt_length, self.sampling = list(prompt), len(prompt), sampling
         self.random = np.random.default_rng(seed)
         self.cache, self.start = KVCache(reader), None  # start: where in ids the context in the cache begins
+        self.place = None  # where in the book the next token stands, if it is there that the sample goes on
+        self.ahead = AHEAD  # how many tokens to guess: twice as many as were right the last time, and one
         self.seen = None
         if sampling.repetition_penalty != 1.0:
             self.seen = np.zeros(len(reader.drawable), dtype=bool)
@@ -51,12 +61,27 @@ class Sample:
         if self.seen is not None:
             self.seen[index] = True
         self.ids.append(reader.drawable[index])
+        if self.place is not None:
+            right = self.place < len(reader.book) and self.ids[-1] == reader.book[self.place]
+            self.place = self.place + 1 if right else None
         return self.ids[-1]
 
+    def guess(self, reader: Reader) -> list[int]:
+        """The tokens that follow if the sample goes on as the book does; none where it is elsewhere."""
+        if reader.book is None:
+            return []
+        if self.place is None:
+            self.place = place_after(reader.book, self.ids)
+        if self.place is None:
+            return []
+        room = reader.config.block_size - self.cache.length - 1
+        return reader.book[self.place : self.place + min(self.ahead, room)].tolist()
 
-def next_tokens(reader: Reader, samples: list[Sample]) -> list[int]:
-    """One more token for each of the samples, which have it appended."""
-    logits, to_decode, read = [None] * len(samples), [], {}
+
+def next_tokens(reader: Reader, samples: list[Sample]) -> list[list[int]]:
+    """The next tokens of each of the samples, which have them appended: at least one, more where they were guessed."""
+    drawn: list[list[int]] = [[] for _ in samples]
+    to_decode, read = [], {}
     for n, sample in enumerate(samples):
         start = context_start(sample.prompt_length, len(sample.ids), reader.config.block_size)
         if start == sample.start:
@@ -64,17 +89,38 @@ def next_tokens(reader: Reader, samples: list[Sample]) -> list[int]:
             continue
         sample.start, context = start, tuple(sample.ids[start:])
         if context in read:  # several samples of one prompt: it is read once
-            logits[n], cache = read[context]
+            logits, cache = read[context]
             sample.cache.copy_from(cache)
         else:
-            logits[n] = reader.prefill(list(context), sample.cache)
-            read[context] = logits[n], sample.cache
+            logits = reader.prefill(list(context), sample.cache)
+            read[context] = logits, sample.cache
+        drawn[n].append(sample.append(reader, logits))
     for k in range(0, len(to_decode), MOST):
-        some = to_decode[k : k + MOST]
-        rows = reader.decode([samples[n].ids[-1] for n in some], [samples[n].cache for n in some])
-        for n, row in zip(some, rows, strict=True):
-            logits[n] = row
-    return [sample.append(reader, row) for sample, row in zip(samples, logits, strict=True)]
+        some = [samples[n] for n in to_decode[k : k + MOST]]
+        held, guesses = [sample.cache.length for sample in some], [sample.guess(reader) for sample in some]
+        tokens = [[sample.ids[-1], *guess] for sample, guess in zip(some, guesses, strict=True)]
+        for i, logits in enumerate(reader.decode(tokens, [sample.cache for sample in some])):
+            new = drawn[to_decode[k + i]]
+            for row, guessed in zip(logits, [*guesses[i], None], strict=True):
+                new.append(some[i].append(reader, row))
+                if new[-1] != guessed:
+                    break
+            some[i].cache.length = held[i] + len(new)  # what was read after a wrong guess is forgotten
+            if guesses[i]:
+                some[i].ahead = min(AHEAD, (some[i].ahead if len(new) > len(guesses[i]) else len(new) - 1) * 2 + 1)
+    return drawn
+
+
+def place_after(book: np.ndarray, ids: list[int]) -> int | None:
+    """Where the book goes on after the last tokens of ids: after the longest run of them that it has, the first such
+    place; None where it has no run of FEWEST tokens."""
+    places = np.flatnonzero(book == ids[-1]) + 1
+    for n in range(2, min(len(ids), LONGEST) + 1):
+        longer = places[(places >= n) & (book[places - n] == ids[-n])]
+        if len(longer) == 0:
+            return int(places[0]) if n > FEWEST and len(places) else None
+        places = longer
+    return int(places[0]) if len(ids) >= FEWEST and len(places) else None
 
 
 def context_start(prompt_length: int, length: int, block_size: int) -> int:
@@ -136,10 +182,14 @@ def generate(
     Sample n draws from a generator seeded by (seed, n), so that it is the same whichever others are drawn with it. It
     ends early before end_of_text, and once the caller has put n into `enough`.
     """
-    samples = {n: Sample(reader, prompt, sampling, [seed, n]) for n in numbers}
-    for _ in range(max_new_tokens):
-        for n, token in zip(list(samples), next_tokens(reader, list(samples.values())), strict=True):
-            if token != end_of_text:
-                yield n, token
-            if token == end_of_text or n in enough:
-                del samples[n]
+    samples = {n: Sample(reader, prompt, sampling, [seed, n]) for n in numbers if max_new_tokens > 0}
+    left = dict.fromkeys(samples, max_new_tokens)
+    while samples:
+        for n, tokens in zip(list(samples), next_tokens(reader, list(samples.values())), strict=True):
+            for token in tokens:
+                if token != end_of_text:
+                    yield n, token
+                left[n] -= 1
+                if token == end_of_text or n in enough or not left[n]:
+                    del samples[n]
+                    break

@@ -62,7 +62,7 @@ def foreign_prompts() -> list[str]:
 
 def main(cfg: sample.Drawing) -> None:
     reader, tokenizer, info = sample.load_reader(cfg)
-    text = sample.book_text(info, tokenizer)
+    text = sample.book_text(reader, tokenizer)
     if not text:
         raise UserError(f"the text that {info.path} was trained on is not in dataset {info.dataset}: prepare it again")
     book = Book(text)

@@ -7,7 +7,6 @@ time that Python and torch take to call some 90 operations (BENCHMARKS.md). The 
 which the model was trained with: products in the dtype, everything else in float32.
 """
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,10 +16,11 @@ import torch.nn.functional as F
 
 from llm.model import GPT, plain_attention
 
-# rows of the products when tokens of several samples are read; the rest is padding. In float32, one row would be
-# multiplied by another routine than several, which rounds differently: a sample would depend on what is drawn beside it
-BATCH_SIZES = {torch.float32: (4, 8), torch.bfloat16: (1, 4, 8), torch.float16: (1, 4, 8)}
+# Rows of the products; what is missing is padding. One row would be multiplied by another routine than several, which
+# rounds differently: a sample would depend on what is drawn beside it
+BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128)
 MOST = 8  # samples at once
+AHEAD = 15  # tokens after a new one that a sample may read at once, because they are likely to follow
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -54,7 +54,7 @@ class Product:
         self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         self.in_onednn = ONEDNN and weight.device.type == "cpu" and dtype != torch.float16
         if self.in_onednn:  # the two operators that torch's compiler packs weights with
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, BATCH_SIZES[dtype][0])
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, BATCH_SIZES[0])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.dtype)
@@ -69,9 +69,16 @@ class Reader:
     """Letters in shape comments: see model.py; V' the ids that may be drawn."""
 
     def __init__(
-        self, model: GPT, drawable: torch.Tensor, dtype: torch.dtype, *, head_dtype: torch.dtype = torch.float32
+        self,
+        model: GPT,
+        drawable: torch.Tensor,
+        dtype: torch.dtype,
+        *,
+        head_dtype: torch.dtype = torch.float32,
+        book: np.ndarray | None = None,
     ):
-        """drawable: (V',) int64, see generate.drawable_ids; dtype: of the products.
+        """drawable: (V',) int64, see generate.drawable_ids; dtype: of the products; book: the trained text's ids, from
+        which generate.py guesses what follows.
 
         The logits are float32 whatever the dtype: in bfloat16, those of 16 to 32 are multiples of 1/8, so that the
         largest would often be a tie.
@@ -91,7 +98,7 @@ class Reader:
             + (norm(b.ln_2), product(b.mlp.c_fc, model.config.gelu), product(b.mlp.c_proj))
             for b in parts.h
         ]
-        self.drawable = drawable.tolist()
+        self.drawable, self.book = drawable.tolist(), book
         self.index_of = {token: index for index, token in enumerate(self.drawable)}
         self.head = Product(model.lm_head.weight[drawable.to(self.device)], None, head_dtype)
 
@@ -99,14 +106,16 @@ class Reader:
     def prefill(self, ids: list[int], cache: KVCache) -> np.ndarray:
         """Reads the tokens of a whole context into the cache, whatever it held: (V',) logits of what follows."""
         cache.length = 0
-        return self._read(torch.tensor([ids], device=self.device), [cache])[0]
+        return self._logits(self._read([ids], [cache], len(ids))[-1:])[0]
 
     @torch.inference_mode()
-    def decode(self, tokens: list[int], caches: list[KVCache]) -> np.ndarray:
-        """Reads one more token into each of n caches, at most MOST: (n, V') logits of what follows."""
-        size = next(size for size in BATCH_SIZES[self.dtype] if size >= len(tokens))
-        padded = tokens + [0] * (size - len(tokens))
-        return self._read(torch.tensor(padded, device=self.device)[:, None], caches)[: len(tokens)]
+    def decode(self, tokens: list[list[int]], caches: list[KVCache]) -> list[np.ndarray]:
+        """Reads t more tokens, at most 1 + AHEAD, into each of n caches, at most MOST: (t, V') logits for each, of what
+        follows each of its tokens."""
+        counts = [len(some) for some in tokens]
+        size = next(size for size in BATCH_SIZES if size >= sum(counts))
+        logits = self._logits(self._read(tokens, caches, size))
+        return np.split(logits[: sum(counts)], np.cumsum(counts)[:-1])
 
     @torch.inference_mode()
     def hidden(self, idx: torch.Tensor) -> torch.Tensor:
@@ -124,41 +133,48 @@ class Reader:
 
         return F.layer_norm(self._blocks(idx, torch.arange(T, device=self.device), attend), *self.ln_f)
 
-    def _read(self, idx: torch.Tensor, caches: list[KVCache]) -> np.ndarray:
-        """(B, V') logits of what follows idx (B, T); rows beyond the caches' are padding. T > 1 into empty caches."""
-        T = idx.size(1)
-        places = [cache.length for cache in caches] + [0] * (len(idx) - len(caches))
-        assert max(places) + T <= self.config.block_size, f"{max(places) + T} tokens in {self.config.block_size} places"
-        places = torch.tensor(places, device=self.device)[:, None]
-        if T > 1:
-            places = places + torch.arange(T, device=self.device)
-        x = self._blocks(idx, places, lambda layer, qkv: self._attend(layer, qkv, caches))
-        for cache in caches:
-            cache.length += T
-        return self.head(F.layer_norm(x[:, -1], *self.ln_f)).cpu().numpy()
+    def _read(self, tokens: list[list[int]], caches: list[KVCache], size: int) -> torch.Tensor:
+        """(size, C), what the last block gives for all these tokens; rows beyond theirs are padding."""
+        counts, ends = [len(some) for some in tokens], [c.length + len(t) for c, t in zip(caches, tokens, strict=True)]
+        assert max(ends) <= self.config.block_size, f"{max(ends)} tokens in {self.config.block_size} places"
+        padding = [0] * (size - sum(counts))
+        places = [place for count, end in zip(counts, ends, strict=True) for place in range(end - count, end)]
+        ids = [token for some in tokens for token in some]
+        idx, places = (torch.tensor(numbers + padding, device=self.device) for numbers in (ids, places))
+        masks = [  # (t, end): which held tokens each new one may look at; all if it is alone
+            torch.ones(count, end, dtype=torch.bool, device=self.device).tril(end - count) if count > 1 else None
+            for count, end in zip(counts, ends, strict=True)
+        ]
+        x = self._blocks(idx, places, lambda layer, qkv: self._attend(layer, qkv, caches, counts, masks))
+        for cache, end in zip(caches, ends, strict=True):
+            cache.length = end
+        return x
+
+    def _logits(self, x: torch.Tensor) -> np.ndarray:
+        return self.head(F.layer_norm(x, *self.ln_f)).cpu().numpy()
 
     def _blocks(self, idx: torch.Tensor, places: torch.Tensor, attend: Callable) -> torch.Tensor:
-        """(B, T, C), what the last block gives for idx (B, T). attend(layer, qkv): (B, T, 3C) -> (B, T, C)."""
+        """(..., C), what the last block gives for idx (...). attend(layer, qkv): (..., 3C) -> (..., C)."""
         x = F.embedding(idx, self.wte) + F.embedding(places, self.wpe)
         for layer, (ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj) in enumerate(self.blocks):
             x = x + attn_c_proj(attend(layer, c_attn(F.layer_norm(x, *ln_1))))
             x = x + mlp_c_proj(c_fc(F.layer_norm(x, *ln_2)))
         return x
 
-    def _attend(self, layer: int, qkv: torch.Tensor, caches: list[KVCache]) -> torch.Tensor:
+    def _attend(
+        self, layer: int, qkv: torch.Tensor, caches: list[KVCache], counts: list[int], masks: list[torch.Tensor | None]
+    ) -> torch.Tensor:
         """Stores the keys and values of new tokens, and lets them look at all stored ones and themselves.
 
-        qkv: (B, T, 3C). Returns (B, T, C). Each row by itself, so that it does not depend on the others.
+        qkv: (size, 3C). Returns (size, C). Each cache by itself, so that it does not depend on the others.
         """
-        B, T, _ = qkv.shape
         nh, C = self.config.n_head, self.config.n_embd
-        rows = []
-        for row, cache in zip(qkv.to(caches[0].layers[0].dtype), caches, strict=False):
-            held, end = cache.layers[layer], cache.length + T
-            new = row.view(T, 3, nh, C // nh).permute(1, 2, 0, 3)  # (3, nh, T, hs)
+        rows, split = [], qkv.to(caches[0].layers[0].dtype).split([*counts, len(qkv) - sum(counts)])
+        for some, cache, count, mask in zip(split, caches, counts, masks, strict=False):
+            held, end = cache.layers[layer], cache.length + count
+            new = some.view(count, 3, nh, C // nh).permute(1, 2, 0, 3)  # (3, nh, t, hs)
             held[:, :, cache.length : end] = new[1:]
             k, v = held[:, None, :, :end]  # (1, nh, end, hs) each
-            y = F.scaled_dot_product_attention(new[:1], k, v, is_causal=T > 1)
-            rows.append(y.transpose(1, 2).reshape(1, T, C))
-        rows += itertools.repeat(torch.zeros_like(rows[0]), B - len(rows))
-        return torch.cat(rows) if B > 1 else rows[0]
+            y = F.scaled_dot_product_attention(new[:1], k, v, attn_mask=mask)
+            rows.append(y.transpose(1, 2).reshape(count, C))
+        return torch.cat([*rows, rows[0].new_zeros(len(split[-1]), C)]) if len(rows[0]) < len(qkv) else rows[0]

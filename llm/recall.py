@@ -420,7 +420,8 @@ def main(cfg: Settings) -> None:
     drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
     lines, figures = report(model, data, drawable=drawable, on=on, control=control)
     if cfg.recite:
-        recitation, figures["recitation"] = recite(Reader(model, drawable, on.dtype), tokenizer, data.train)
+        reader = Reader(model, drawable, on.dtype, book=data.train.tokens(0, len(data.train)))
+        recitation, figures["recitation"] = recite(reader, tokenizer, data.train)
         lines = recitation + lines
     print("\n".join(lines), flush=True)
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from llm import dataset, runtime
 from llm.cite import FEWEST_WORDS, Book
 from llm.configurator import (
@@ -34,7 +36,7 @@ from llm.text import read_text
 from llm.tokenizer import Tokenizer, encode_prompt, from_description
 
 SEPARATOR = "---------------"  # between samples
-SEARCHED = 5_000_000  # tokens: in texts up to this size the prompt is looked up, to tell why it may not be recited
+SEARCHED = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,15 @@ def prompt_notice(prompt: str, book: str, *, by_characters: bool) -> str | None:
     return None
 
 
-def book_text(info: Info, tokenizer) -> str:
-    """The text that the model was trained on, if it is still there and not too long to search; else ""."""
+def book_tokens(info: Info) -> np.ndarray | None:
+    """The ids of the text that the model was trained on, if it is still there and not too long to search; else None."""
     try:
         split = dataset.Dataset(info.dataset).train
     except UserError:  # sampling needs the checkpoint alone
-        return ""
+        return None
     if len(split) > SEARCHED or split.sha256 != info.text_sha256:
-        return ""
-    return tokenizer.decode(split.tokens(0, len(split)).tolist())
+        return None
+    return split.tokens(0, len(split))
 
 
 def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info]:
@@ -119,7 +121,13 @@ def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info
         model, tokenizer = base.model.to(on.device).eval(), from_description(base.tokenizer_description, init_from)
         info = Info(Path(init_from), 0, "", base.corpus_ids, None, {})
         notice(f"{init_from}, as it is; {on.describe()}; seed {cfg.seed}")
-    return Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), on.dtype), tokenizer, info
+    drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
+    return Reader(model, drawable, on.dtype, book=book_tokens(info)), tokenizer, info
+
+
+def book_text(reader: Reader, tokenizer: Tokenizer) -> str:
+    """The text that the model was trained on, if the reader has it; else ""."""
+    return "" if reader.book is None else tokenizer.decode(reader.book.tolist())
 
 
 class Writer:
@@ -127,7 +135,7 @@ class Writer:
 
     def __init__(self, cfg: Settings, reader: Reader, tokenizer, info: Info):
         self.cfg, self.reader, self.tokenizer = cfg, reader, tokenizer
-        self.book = book_text(info, tokenizer)
+        self.book = book_text(reader, tokenizer)
         self.cited = Book(self.book) if cfg.cite else None
         if cfg.cite and not self.book:
             raise UserError(

@@ -49,7 +49,7 @@ class Service:
     def __init__(self, cfg: Settings):
         reader, self.tokenizer, info = load_reader(cfg)
         self.cfg, self.name, self.created = cfg, Path(cfg.out_dir).resolve().name, int(time.time())
-        text = book_text(info, self.tokenizer)
+        text = book_text(reader, self.tokenizer)
         self.book = Book(text) if text else None
         self.engine = Engine(reader, self.tokenizer, most_waiting=cfg.queue)
 

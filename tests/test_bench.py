@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from conftest import STORY, save_trained
 
 from llm import bench, bench_sampling, train
 from llm.configurator import UserError
@@ -27,27 +28,58 @@ def test_it_prints_both_and_their_ratio(monkeypatch, capsys):
     assert re.search(r"torch.optim.Muon [\d.]+ s, ratio [\d.]+", out)
 
 
-def test_sampling_is_timed_beside_hugging_face_and_the_floor(monkeypatch, capsys):
+@pytest.fixture
+def rows(monkeypatch, capsys):
+    """rows(out_dir) runs the benchmark of sampling: its table's rows, as (what, beside), and all that it printed."""
     pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "models", lambda: {"tiny": dataclasses.replace(TINY, block_size=32)})
     monkeypatch.setattr(bench_sampling, "SHORT", 20)
     monkeypatch.setattr(bench_sampling, "LONG", 60)
-    bench.main(bench.Settings(repeats=1, dtype="float32", training=False))
-    out = capsys.readouterr().out
-    rows = re.findall(r"^\| ([18] samples?, \d+ tokens) \| ([\d,]+) \| (.+) \| ([\d,]+) \| ([\d.]+) \|$", out, re.M)
-    assert [beside.split(",")[0] for _, _, beside, _, _ in rows] == ["Hugging Face"] * 2 + [
-        "without a cache",
-        "what memory allows",
-    ]
-    for _, ours, _, other, ratio in rows:
-        ours, other = (float(number.replace(",", "")) for number in (ours, other))
-        assert float(ratio) == pytest.approx(ours / other, rel=0.1, abs=0.1)
+
+    def rows(out_dir):
+        bench.main(bench.Settings(repeats=1, dtype="float32", training=False, out_dir=out_dir))
+        out = capsys.readouterr().out
+        found = re.findall(r"^\| ([18] samples?, .+) \| ([\d,]+) \| (.+) \| ([\d,]+) \| ([\d.]+) \|$", out, re.M)
+        for _, ours, _, other, ratio in found:
+            ours, other = (float(number.replace(",", "")) for number in (ours, other))
+            assert float(ratio) == pytest.approx(ours / other, rel=0.1, abs=0.1)
+        return [(what, beside) for what, _, beside, _, _ in found], out
+
+    return rows
+
+
+BESIDE = ["Hugging Face, float32, cache"] * 2 + [
+    "without a cache, float32",
+    "all weights read from memory for each token",
+]
+
+
+def test_sampling_is_timed_beside_hugging_face_and_the_floor(rows):
+    found, out = rows(None)
+    assert [beside for _, beside in found] == BESIDE
     assert re.search(r"sample.py to its first token: [\d.]+ s, .* ratio [\d.]+", out)
+
+
+def test_a_learned_model_is_timed_with_and_without_guesses(rows, monkeypatch, prepare, tiny_model, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    story = prepare("story", STORY[:3000])
+    (tmp_path / "out").mkdir()
+    save_trained(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=50304), story.train, story.ids, dataset="story")
+    found, _ = rows("out")
+    assert [beside for _, beside in found] == BESIDE * 2
+    assert found[0][0] == "1 sample, 8 tokens"  # as many as Hugging Face's context has places for
+    assert [what.endswith(", nothing guessed") for what, _ in found] == [False] * 4 + [True] * 4
+    of = bench_sampling.subject_of(TINY, "out")
+    assert (
+        of.prompt == of.book[len(of.book) // 2 :][:8].tolist()
+        and of.book.tolist() == story.train.tokens(0, 10**6).tolist()
+    )
 
 
 def test_hugging_face_is_given_the_same_weights():
     pytest.importorskip("transformers")
-    model, reference = bench_sampling.random_model(TINY), bench_sampling.hugging_face_model(TINY)
+    model = bench_sampling.subject_of(TINY, None).model
+    reference = bench_sampling.hugging_face_model(model)
     idx = torch.randint(50257, (1, 16))
     torch.testing.assert_close(reference(idx).logits, model(idx, idx)[0], rtol=1e-4, atol=1e-4)
 

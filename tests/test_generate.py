@@ -99,6 +99,84 @@ def test_samples_of_different_prompts_are_what_they_are_alone(reader):
     assert [found[n] for n in range(6)] == alone
 
 
+@pytest.fixture
+def said(tiny_model):
+    """What the tiny model says at temperature 0 after [3, 1, 4], the prompt with it: a text that it knows by heart."""
+    return np.array([3, 1, 4] + drawn(Reader(tiny_model(), EVERY, torch.float32), [3, 1, 4], 200), dtype=np.uint16)
+
+
+def known(tiny_model, book):
+    """A reader that guesses from this book, and how many tokens each of its calls reads."""
+    reader, counts = Reader(tiny_model(), EVERY, torch.float32, book=book), []
+    decode = reader.decode
+    reader.decode = lambda tokens, caches: counts.append([len(some) for some in tokens]) or decode(tokens, caches)
+    return reader, counts
+
+
+def test_a_book_that_is_known_is_read_many_tokens_at_a_time(tiny_model, said):
+    reader, counts = known(tiny_model, said)
+    assert drawn(reader, [3, 1, 4], 150) == said[3:153].tolist()
+    assert 0 < len(counts) < 150 / 4 and max(counts) > [
+        4
+    ]  # a context of 16, whose older half is forgotten every 9 tokens
+
+
+@pytest.mark.parametrize("temperature, penalty", [(0.0, 1.0), (0.7, 1.0), (1.5, 1.2)])
+@pytest.mark.parametrize("book", ["said", "shuffled", "said with slips", "another", "short"])
+def test_what_is_guessed_changes_nothing_about_what_is_drawn(tiny_model, said, book, temperature, penalty):
+    random, books = np.random.default_rng(1), {"said": said, "short": said[:5], "another": np.arange(61).repeat(3)}
+    books["shuffled"] = random.permutation(said)
+    books["said with slips"] = np.where(random.random(len(said)) < 0.1, 7, said).astype(np.uint16)
+    sampling = Sampling(temperature, repetition_penalty=penalty)
+    for prompt in ([3, 1, 4], said[40:60].tolist(), [9]):
+        options = dict(sampling=sampling, seed=4)
+        plain = drawn(Reader(tiny_model(), EVERY, torch.float32), prompt, 120, **options)
+        assert drawn(known(tiny_model, books[book])[0], prompt, 120, **options) == plain
+        assert drawn(known(tiny_model, books[book])[0], prompt, 7, **options) == plain[:7]
+        end = plain[60]
+        expected = plain[: plain.index(end)]
+        assert drawn(known(tiny_model, books[book])[0], prompt, 120, **options, end_of_text=end) == expected
+
+
+def test_with_guesses_too_a_sample_is_the_same_whatever_is_drawn_with_it(tiny_model, said):
+    reader, counts = known(tiny_model, said)
+
+    def texts(numbers):
+        found = {n: [] for n in numbers}
+        options = dict(sampling=Sampling(0.6), seed=7, numbers=numbers)
+        for n, token in generate(reader, [3, 1, 4], max_new_tokens=40, **options):
+            found[n].append(token)
+        return found
+
+    together = texts(range(11))
+    assert len({tuple(text) for text in together.values()}) == 11 and all(len(text) == 40 for text in together.values())
+    assert any(len(set(some)) > 1 for some in counts)  # they went on at different speeds
+    for n in range(11):
+        assert texts([n])[n] == together[n]
+
+
+def test_a_caller_has_enough_at_any_token(tiny_model, said):
+    reader, _ = known(tiny_model, said)
+    enough, found = set(), []
+    for n, token in generate(reader, [3, 1, 4], max_new_tokens=100, enough=enough):
+        found.append(token)
+        enough |= {n} if len(found) == 6 else set()
+    assert found == said[3:9].tolist()
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), min_size=1, max_size=12))
+def test_the_place_in_the_book_is_where_the_longest_run_ends(book, ids):
+    def run(place):
+        n = 0
+        while n < min(len(ids), place, module.LONGEST) and book[place - n - 1] == ids[-n - 1]:
+            n += 1
+        return n
+
+    best = max(range(len(book) + 1), key=run)
+    expected = best if run(best) >= module.FEWEST else None
+    assert module.place_after(np.array(book, dtype=np.uint16), ids) == expected
+
+
 def test_several_samples_of_a_prompt_read_it_once(reader, monkeypatch):
     read = []
     prefill = Reader.prefill

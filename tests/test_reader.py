@@ -6,7 +6,7 @@ from conftest import hugging_face_gpt2, with_nanogpts_names
 
 from llm.generate import Sample, Sampling, context_start, next_tokens
 from llm.model import GPT, GPTConfig
-from llm.reader import BATCH_SIZES, MOST, KVCache, Product, Reader
+from llm.reader import AHEAD, BATCH_SIZES, MOST, KVCache, Product, Reader
 
 EVERY = torch.arange(61)
 NEARLY = dict(rtol=1e-4, atol=1e-4)
@@ -44,25 +44,44 @@ def test_logits_equal_hugging_faces():
     model.load_state_dict(with_nanogpts_names(reference))
     reader, ids = Reader(model, torch.arange(97), torch.float32), torch.randint(97, (24,)).tolist()
     cache = KVCache(reader)
-    read = [reader.prefill(ids[:5], cache), *(reader.decode([token], [cache])[0] for token in ids[5:])]
+    read = [reader.prefill(ids[:5], cache), *(reader.decode([[token]], [cache])[0][0] for token in ids[5:])]
     expected = reference(torch.tensor([ids])).logits[0, 4:]
     torch.testing.assert_close(torch.stack(list(map(torch.from_numpy, read))), expected, **NEARLY)
 
 
+@pytest.mark.parametrize("ahead", [0, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("n", range(1, MOST + 1))
-def test_in_float32_a_row_does_not_depend_on_the_others(reader, n):
+def test_a_row_does_not_depend_on_the_others(tiny_model, n, dtype, ahead):
     """Bit for bit, whatever is read beside it and in whichever row it stands."""
+    reader = Reader(tiny_model(), EVERY, dtype)
 
     def logits(rows):
         caches = [KVCache(reader) for _ in rows]
         for cache, row in zip(caches, rows, strict=True):
             reader.prefill(ids_of(row, 3 + row), cache)
-        return reader.decode(list(rows), caches)
+        return reader.decode([ids_of(row, 1 + (row + ahead) % (ahead + 1)) for row in rows], caches)
 
     together = logits(range(n))
     for row in range(n):
         assert (logits([row])[0] == together[row]).all()
-    assert (logits(range(n - 1, -1, -1))[::-1] == together).all()
+    for one, other in zip(logits(range(n - 1, -1, -1))[::-1], together, strict=True):
+        assert (one == other).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 12])
+def test_several_tokens_read_at_once_are_read_as_one_after_the_other(reader, n):
+    ids = ids_of(n, 4 + n)
+    one, other = KVCache(reader), KVCache(reader)
+    for cache in (one, other):
+        reader.prefill(ids[:4], cache)
+    at_once = reader.decode([ids[4:]], [one])[0]
+    singly = [reader.decode([[token]], [other])[0][0] for token in ids[4:]]
+    torch.testing.assert_close(torch.from_numpy(at_once), torch.stack(list(map(torch.from_numpy, singly))), **NEARLY)
+    assert one.length == other.length == 4 + n
+    one.length = other.length = 6  # what came after is forgotten
+    after = [reader.decode([[5]], [cache])[0][0] for cache in (one, other)]
+    torch.testing.assert_close(*map(torch.from_numpy, after), **NEARLY)
 
 
 def test_only_the_drawable_rows_have_logits(tiny_model):
@@ -99,16 +118,16 @@ def test_a_context_that_is_full_takes_no_more(reader):
     cache = KVCache(reader)
     reader.prefill(ids_of(0, 16), cache)
     with pytest.raises(AssertionError, match="17 tokens in 16 places"):
-        reader.decode([1], [cache])
+        reader.decode([[1]], [cache])
 
 
 def test_a_cache_copied_is_a_cache_read(reader):
     one, other = KVCache(reader), KVCache(reader)
     reader.prefill(ids_of(0, 9), one)
     other.copy_from(one)
-    assert (reader.decode([5], [one]) == reader.decode([5], [other])).all() and one.length == other.length == 10
+    assert (reader.decode([[5]], [one])[0] == reader.decode([[5]], [other])[0]).all()
+    assert one.length == other.length == 10
 
 
-def test_all_dtypes_know_their_batch_sizes():
-    assert all(sizes[-1] == MOST for sizes in BATCH_SIZES.values())
-    assert BATCH_SIZES[torch.float32][0] > 1
+def test_all_that_may_be_read_at_once_has_a_batch_size():
+    assert BATCH_SIZES[-1] == MOST * (1 + AHEAD) and BATCH_SIZES[0] > 1
