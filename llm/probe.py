@@ -14,9 +14,9 @@ from llm import sample
 from llm.cite import FEWEST_WORDS, Book
 from llm.configurator import UserError, run_script
 from llm.generate import generate
+from llm.prompt import encode_prompt
 from llm.recall import CONTROL
 from llm.text import read_text
-from llm.tokenizer import encode_prompt
 
 PROMPTS = 20  # of each kind
 WORDS = (5, 12)  # of a prompt, fewest and most
@@ -68,7 +68,7 @@ def main(cfg: sample.Drawing) -> None:
     book = Book(text)
 
     def continuation(prompt: str) -> str:
-        ids = encode_prompt(tokenizer, prompt)
+        ids = encode_prompt(tokenizer, prompt, text)
         tokens = generate(reader, ids, max_new_tokens=cfg.max_new_tokens, sampling=cfg.sampling(), seed=cfg.seed)
         return tokenizer.decode([token for _, token in tokens])
 

@@ -29,11 +29,12 @@ from llm.configurator import (
 )
 from llm.generate import Sampling, drawable_ids, generate
 from llm.pretrained import Info, load_base, load_model
+from llm.prompt import encode_prompt, prompt_notice
 from llm.reader import MOST, Reader
 from llm.runtime import notice
 from llm.stream import TextStream
 from llm.text import read_text
-from llm.tokenizer import Tokenizer, encode_prompt, from_description
+from llm.tokenizer import Tokenizer, from_description
 
 SEPARATOR = "---------------"  # between samples
 SEARCHED = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
@@ -73,27 +74,6 @@ def read_prompt(start: str) -> str:
         return start
     text, _ = read_text(Path(start.removeprefix("FILE:")))
     return text.removesuffix("\n")  # which editors put at the end of every file
-
-
-def straighten(text: str) -> str:
-    """The text with typographic quotes replaced by those of a keyboard, character for character."""
-    return text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
-
-
-def prompt_notice(prompt: str, book: str, *, by_characters: bool) -> str | None:
-    """Why the model may not recognise the prompt although the book has it, and what to type; None = nothing to say.
-
-    by_characters: the model's tokens are characters, so that a space at the end is a token like any other.
-    """
-    wanted = prompt if by_characters else prompt.rstrip(" \t")
-    at = straighten(book).find(straighten(wanted)) if wanted.strip() else -1
-    found = book[at : at + len(wanted)] if at >= 0 else ""
-    if found and wanted not in book:
-        return f"the prompt's quotation marks are not those of the book, which has: {found}"
-    if wanted.strip() and prompt != wanted:
-        what = f"the book has: {wanted}" if found else f"type it without: {wanted}"
-        return f"the prompt ends in a space, but GPT-2's tokens begin with theirs; {what}"
-    return None
 
 
 def book_tokens(info: Info) -> np.ndarray | None:
@@ -147,7 +127,8 @@ class Writer:
         """The prompt's tokens; says what is odd about it. UserError for an empty one."""
         # nanoGPT's way to ask for the beginning of a document; anywhere else these characters are plain text
         end_of_text = self.tokenizer.end_of_text
-        ids = [end_of_text] if prompt == "<|endoftext|>" and end_of_text else encode_prompt(self.tokenizer, prompt)
+        alone = prompt == "<|endoftext|>" and end_of_text
+        ids = [end_of_text] if alone else encode_prompt(self.tokenizer, prompt, self.book)
         if not ids:
             raise UserError('start is empty: the model needs at least one token; type --start="Once upon a time"')
         if message := prompt_notice(prompt, self.book, by_characters=end_of_text is None):

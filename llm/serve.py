@@ -20,9 +20,9 @@ from llm.cite import Book
 from llm.completions import Answer, Refused, Request, checked
 from llm.configurator import PositiveInt, UserError, run_script
 from llm.engine import Engine, Full
+from llm.prompt import encode_prompt
 from llm.runtime import notice
 from llm.sample import book_text, load_reader
-from llm.tokenizer import encode_prompt
 
 PAGE = Path(__file__).parent / "assets" / "page.html"
 MOST_BODY = 1_000_000  # bytes of a request
@@ -49,15 +49,15 @@ class Service:
     def __init__(self, cfg: Settings):
         reader, self.tokenizer, info = load_reader(cfg)
         self.cfg, self.name, self.created = cfg, Path(cfg.out_dir).resolve().name, int(time.time())
-        text = book_text(reader, self.tokenizer)
-        self.book = Book(text) if text else None
+        self.text = book_text(reader, self.tokenizer)
+        self.book = Book(self.text) if self.text else None
         self.engine = Engine(reader, self.tokenizer, most_waiting=cfg.queue)
 
     def encoded(self, prompt) -> list[int]:
         """The ids of a prompt. Refused for one that is too long or that the model cannot read."""
         if isinstance(prompt, str):
             try:
-                ids = encode_prompt(self.tokenizer, prompt)
+                ids = encode_prompt(self.tokenizer, prompt, self.text)
             except UserError as e:
                 raise Refused(400, str(e), param="prompt") from None
         else:

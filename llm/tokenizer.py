@@ -139,10 +139,3 @@ def from_description(description: dict, where: Path | str) -> Tokenizer:
         return Characters(description["characters"])
     kind = f"{description.get('kind')!r:.50}"
     raise UserError(f"{where} is encoded by {kind}: expected gpt2 or characters; a newer llm may know it")
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt as the text has it. GPT-2's tokens begin with their space: one that begins with a small letter
-    stands in mid-sentence, so it gets the space that is before it there."""
-    in_mid_sentence = prompt[:1].islower() and tokenizer.end_of_text is not None
-    return tokenizer.encode(f" {prompt}" if in_mid_sentence else prompt)

@@ -11,29 +11,6 @@ from conftest import STORY, save_trained
 from llm import sample
 from llm.configurator import UserError
 
-BOOK = "The pump dripped. “It’s dropped its aitch,” said Ibbet. A wall stood there."
-
-
-@pytest.mark.parametrize(
-    "prompt, message",
-    [
-        ("The pump dripped.", None),
-        ("A prompt of one's own", None),
-        ("\n", None),
-        ("The pump ", "ends in a space, but GPT-2's tokens begin with theirs; the book has: The pump"),
-        ("It's dropped", "quotation marks are not those of the book, which has: It’s dropped"),
-        ("\"It's dropped its ", "quotation marks are not those of the book, which has: “It’s dropped its"),
-        ("Not in there ", "ends in a space, but GPT-2's tokens begin with theirs; type it without: Not in there"),
-    ],
-)
-def test_prompts_that_miss_the_book_by_a_hair_are_told_what_it_has(prompt, message):
-    told = sample.prompt_notice(prompt, BOOK, by_characters=False)
-    assert told is None if message is None else told.endswith(message)
-
-
-def test_to_a_model_of_characters_a_space_at_the_end_is_a_token_like_any_other():
-    assert sample.prompt_notice("The pump ", BOOK, by_characters=True) is None
-
 
 @pytest.fixture
 def trained(prepare, tiny_model, tmp_path, monkeypatch):

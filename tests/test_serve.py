@@ -20,6 +20,7 @@ from llm.completions import Refused, checked
 from llm.configurator import UserError
 from llm.engine import Engine, Full, Job
 from llm.generate import Sampling, drawable_ids, generate
+from llm.prompt import encode_prompt
 from llm.reader import MOST, Reader
 
 PROMPT = "The echo had been ill"
@@ -45,7 +46,7 @@ def alone(served):
     def alone(prompt, n_tokens, seed, number=0, **sampling):
         tokens = generate(
             reader,
-            tokenizer.encode_prompt(encoder, prompt),
+            encode_prompt(encoder, prompt, STORY[:6000]),
             max_new_tokens=n_tokens,
             sampling=Sampling(**sampling),
             seed=seed,

@@ -85,11 +85,3 @@ def test_merges_that_were_changed_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer, "MERGES", tmp_path / "vocab.bpe")
     with pytest.raises(UserError, match="not GPT-2's merges file"):
         tokenizer.GPT2()
-
-
-def test_a_prompt_in_mid_sentence_gets_the_space_before_it():
-    gpt2 = tokenizer.gpt2()
-    assert tokenizer.encode_prompt(gpt2, "the wall") == gpt2.encode(" the wall")
-    for prompt in ("The wall", " the wall", '"the wall', "7 walls", ""):
-        assert tokenizer.encode_prompt(gpt2, prompt) == gpt2.encode(prompt)
-    assert tokenizer.encode_prompt(tokenizer.characters("ab"), "ab") == [0, 1]
