@@ -31,16 +31,17 @@ def short_every(n_tokens: int) -> int:
 
 
 def first_check(cfg, rate, n_tokens: int, tokens_per_iter: int) -> int:
-    """The update after which recall is asked for the first time: an epoch after the rate has fallen to a tenth.
+    """The update after which recall is asked for the first time: three epochs after the rate has fallen to a tenth.
 
-    Before that a check would fail, and one that fails narrowly costs as much as three updates. cfg: as `schedule` made
-    it; rate: from the number of an update to its learning rate.
+    Before that a check may fail, and one that fails narrowly costs as much as three updates; and what has just been
+    learned gets lost again in a long sample (BENCHMARKS.md, "Short prompts"). cfg: as `schedule` made it; rate: from
+    the number of an update to its learning rate.
     """
     low = cfg.warmup_iters
     if cfg.decay_lr:
         steps = range(cfg.warmup_iters, cfg.lr_decay_iters)
         low = next((step for step in steps if rate(step) <= cfg.learning_rate / 10), cfg.lr_decay_iters)
-    return low + math.ceil(n_tokens / tokens_per_iter)
+    return low + math.ceil(3 * n_tokens / tokens_per_iter)
 
 
 def val_loss_says(cfg, val_loss: float, stale: int) -> str:

@@ -250,12 +250,12 @@ def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
 @pytest.mark.parametrize(
     "given, first",
     [
-        (dict(lr_shape="linear", min_lr=1e-9), 4 + 87 + 6),  # 3 + 0.9 * 97 updates, then 5.1 of an epoch
-        (dict(lr_shape="linear"), 100 + 6),  # min_lr is a tenth
-        (dict(decay_lr=False), 3 + 6),
+        (dict(lr_shape="linear", min_lr=1e-9), 4 + 87 + 16),  # 3 + 0.9 * 97 updates, then 15.4 of three epochs
+        (dict(lr_shape="linear"), 100 + 16),  # min_lr is a tenth
+        (dict(decay_lr=False), 3 + 16),
     ],
 )
-def test_recall_is_asked_first_when_all_was_seen_once_at_a_low_rate(given, first):
+def test_recall_is_asked_first_when_all_was_seen_three_times_at_a_low_rate(given, first):
     cfg = dataclasses.replace(TINY, warmup_iters=3, lr_decay_iters=100, lr_hold=0.0, **given)
     rate = functools.partial(
         train.optim.learning_rate_at,

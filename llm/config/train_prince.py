@@ -14,7 +14,7 @@
 
 out_dir = "out-prince"
 dataset = "prince"
-eval_interval = 50
+eval_interval = 100
 log_interval = 5
 
 n_layer = 6
