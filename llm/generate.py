@@ -77,6 +77,22 @@ class Sample:
         room = reader.config.block_size - self.cache.length - 1
         return reader.book[self.place : self.place + min(self.ahead, room)].tolist()
 
+    def take(self, reader: Reader, logits: np.ndarray, guesses: list[int]) -> list[int]:
+        """Draws what follows each token that was just read, until it is not what was guessed, and forgets the rest.
+
+        logits: (1 + len(guesses), V').
+        """
+        drawn = []
+        for row, guessed in zip(logits, [*guesses, None], strict=True):
+            drawn.append(self.append(reader, row))
+            if drawn[-1] != guessed:
+                break
+        self.cache.length -= len(logits) - len(drawn)
+        if guesses:
+            right = self.ahead if len(drawn) == len(logits) else len(drawn) - 1
+            self.ahead = min(AHEAD, 2 * right + 1)
+        return drawn
+
 
 def next_tokens(reader: Reader, samples: list[Sample]) -> list[list[int]]:
     """The next tokens of each of the samples, which have them appended: at least one, more where they were guessed."""
@@ -96,18 +112,12 @@ def next_tokens(reader: Reader, samples: list[Sample]) -> list[list[int]]:
             read[context] = logits, sample.cache
         drawn[n].append(sample.append(reader, logits))
     for k in range(0, len(to_decode), MOST):
-        some = [samples[n] for n in to_decode[k : k + MOST]]
-        held, guesses = [sample.cache.length for sample in some], [sample.guess(reader) for sample in some]
-        tokens = [[sample.ids[-1], *guess] for sample, guess in zip(some, guesses, strict=True)]
-        for i, logits in enumerate(reader.decode(tokens, [sample.cache for sample in some])):
-            new = drawn[to_decode[k + i]]
-            for row, guessed in zip(logits, [*guesses[i], None], strict=True):
-                new.append(some[i].append(reader, row))
-                if new[-1] != guessed:
-                    break
-            some[i].cache.length = held[i] + len(new)  # what was read after a wrong guess is forgotten
-            if guesses[i]:
-                some[i].ahead = min(AHEAD, (some[i].ahead if len(new) > len(guesses[i]) else len(new) - 1) * 2 + 1)
+        some = to_decode[k : k + MOST]
+        guesses = [samples[n].guess(reader) for n in some]
+        tokens = [[samples[n].ids[-1], *guess] for n, guess in zip(some, guesses, strict=True)]
+        logits = reader.decode(tokens, [samples[n].cache for n in some])
+        for n, rows, guess in zip(some, logits, guesses, strict=True):
+            drawn[n] += samples[n].take(reader, rows, guess)
     return drawn
 
 

@@ -8,9 +8,9 @@
 #     python train.py config/train_prince.py --dataset=my_book --out_dir=out-my_book
 #
 # The reference trained this shape for 5 minutes on a rented GPU. Here, on two CPU cores (AMD EPYC with AVX-512-BF16)
-# and a public-domain book of that size: 89 seconds from the command to its end (median of three seeds), recall@50/50
-# 0.9930, recall@8/50 0.99 (BENCHMARKS.md).
-# How long it takes follows from the text: each token of that book is seen about 8 times, of longer ones more often.
+# and a public-domain book of that size: 86 seconds from the command to its end (median of three seeds), recall@50/50
+# 1.0000, recall@8/50 0.99 (BENCHMARKS.md).
+# How long it takes follows from the text: each token of that book is seen about 11 times, of longer ones more often.
 
 out_dir = "out-prince"
 dataset = "prince"
