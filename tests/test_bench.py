@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import STORY, save_trained
 
-from llm import bench, bench_sampling, train
+from llm import bench, bench_sampling, pretrained, train
 from llm.configurator import UserError
 from llm.runtime import Runtime
 
@@ -54,26 +54,26 @@ BESIDE = ["Hugging Face, float32, cache"] * 2 + [
 ]
 
 
-def test_sampling_is_timed_beside_hugging_face_and_the_floor(rows):
-    found, out = rows(None)
-    assert [beside for _, beside in found] == BESIDE
-    assert re.search(r"sample.py to its first token: [\d.]+ s, .* ratio [\d.]+", out)
-
-
 def test_a_learned_model_is_timed_with_and_without_guesses(rows, monkeypatch, prepare, tiny_model, tmp_path):
     monkeypatch.chdir(tmp_path)
     story = prepare("story", STORY[:3000])
     (tmp_path / "out").mkdir()
     save_trained(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=50304), story.train, story.ids, dataset="story")
-    found, _ = rows("out")
+    found, out = rows("out")
     assert [beside for _, beside in found] == BESIDE * 2
     assert found[0][0] == "1 sample, 8 tokens"  # as many as Hugging Face's context has places for
     assert [what.endswith(", nothing guessed") for what, _ in found] == [False] * 4 + [True] * 4
+    assert re.search(r"sample.py to its first token: [\d.]+ s, .* ratio [\d.]+", out)
     of = bench_sampling.subject_of(TINY, "out")
-    assert (
-        of.prompt == of.book[len(of.book) // 2 :][:8].tolist()
-        and of.book.tolist() == story.train.tokens(0, 10**6).tolist()
-    )
+    assert of.prompt == of.book[len(of.book) // 2 :][:8].tolist()
+    assert (of.book == story.train.tokens(0, len(story.train))).all()
+
+
+def test_without_a_learned_model_it_has_random_weights_and_nothing_to_guess_from(tmp_path):
+    of = bench_sampling.subject_of(TINY, None)
+    assert of.book is None and len(of.prompt) == 8 and of.model.config.n_embd == TINY.n_embd
+    bench_sampling.save_for_sampling(of, tmp_path)
+    assert pretrained.load_model(str(tmp_path))[2].corpus_ids == of.drawable.tolist()
 
 
 def test_hugging_face_is_given_the_same_weights():
