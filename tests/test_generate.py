@@ -121,7 +121,7 @@ def test_a_book_that_is_known_is_read_many_tokens_at_a_time(tiny_model, said):
     ]  # a context of 16, whose older half is forgotten every 9 tokens
 
 
-@pytest.mark.parametrize("temperature, penalty", [(0.0, 1.0), (0.7, 1.0), (1.5, 1.2)])
+@pytest.mark.parametrize("temperature, penalty", [(0.0, 1.0), (1.2, 1.2)])
 @pytest.mark.parametrize("book", ["said", "shuffled", "said with slips", "another", "short"])
 def test_what_is_guessed_changes_nothing_about_what_is_drawn(tiny_model, said, book, temperature, penalty):
     random, books = np.random.default_rng(1), {"said": said, "short": said[:5], "another": np.arange(61).repeat(3)}

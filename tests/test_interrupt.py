@@ -15,7 +15,7 @@ from test_train import TINY, timeless
 from llm import checkpoint, dataset, tokenizer
 from llm.metrics import read_metrics
 
-TRAINED = dict(dropout=0.2, gradient_accumulation_steps=2, block_size=48, max_iters=200, eval_interval=25)
+TRAINED = dict(dropout=0.2, gradient_accumulation_steps=2, block_size=48, max_iters=100, eval_interval=25)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def state(folder):
 def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
     assert start(out_dir="whole", optimizer="muon").wait(60) == 0
     process = start(out_dir="halves", optimizer="muon")
-    wait_for(process, "^step 7/200")
+    wait_for(process, "^step 7/100")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
         r"^Ctrl-C after (\d+) updates in 0:0\d, saved in halves; to go on: python .*train.py .*$", err, re.M
     )
     assert told and told[0].endswith("--init_from=resume") and "Traceback" not in err
-    assert checkpoint.read(tmp_path / "halves" / "ckpt.pt", ())["iter_num"] == int(told[1]) < 200
+    assert checkpoint.read(tmp_path / "halves" / "ckpt.pt", ())["iter_num"] == int(told[1]) < 100
     process = start(out_dir="halves", init_from="auto", optimizer="muon")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and f"going on from halves/ckpt.pt, step {told[1]}\n" in out
@@ -133,7 +133,7 @@ def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_lets_go(star
 def test_two_processes_go_on_after_ctrl_c(start, tmp_path):
     """The terminal tells Ctrl-C to torchrun and to its processes, and then torchrun sends SIGTERM, too. (That one
     process dies: see chaos.py.)"""
-    settings = dict(optimizer="muon", max_iters=200, eval_interval=50)
+    settings = dict(optimizer="muon", max_iters=120, eval_interval=40)
     whole = start(ranks=2, out_dir="whole", **settings)
     process = start(ranks=2, out_dir="parts", **settings)
     wait_for(process, "^step 20/")
