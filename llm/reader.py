@@ -81,7 +81,7 @@ class Reader:
         which generate.py guesses what follows.
 
         The logits are float32 whatever the dtype: in bfloat16, those of 16 to 32 are multiples of 1/8, so that the
-        largest would often be a tie.
+        largest would often be a tie. Only recall.py asks for another head_dtype, where it needs no more than a guess.
         """
 
         def product(linear: nn.Linear, gelu: str | None = None) -> Product:

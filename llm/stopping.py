@@ -3,6 +3,7 @@
 What is known by heart, recall.Exam asks.
 """
 
+import bisect
 import dataclasses
 import math
 
@@ -39,8 +40,8 @@ def first_check(cfg, rate, n_tokens: int, tokens_per_iter: int) -> int:
     """
     low = cfg.warmup_iters
     if cfg.decay_lr:
-        steps = range(cfg.warmup_iters, cfg.lr_decay_iters)
-        low = next((step for step in steps if rate(step) <= cfg.learning_rate / 10), cfg.lr_decay_iters)
+        steps = range(cfg.warmup_iters, cfg.lr_decay_iters)  # in which it only falls
+        low += bisect.bisect_left(steps, True, key=lambda step: rate(step) <= cfg.learning_rate / 10)
     return low + math.ceil(3 * n_tokens / tokens_per_iter)
 
 
