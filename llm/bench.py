@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 
-from llm import bench_sampling, build, metrics, runtime, train
-from llm.configurator import PositiveInt, load_settings, run_script
+from llm import bench_sampling, runtime, train
+from llm.configurator import PositiveInt, load_settings, require, run_script
 from llm.model import GPT
 from llm.runtime import Runtime
+from llm.training import start as build
 
 TABLE = 50304  # rows
 CORPUS = 3842  # rows in training: a book's own tokens, and one for all others
@@ -202,7 +203,7 @@ def report_training(repeats: int, on: Runtime) -> None:
 
 
 def main(cfg: Settings) -> None:
-    metrics.require("transformers", "dev")
+    require("transformers", "dev")
     on = runtime.start(cfg)
     print(f"{on.describe()}\n{instruction_set()}, torch {torch.__version__}")
     if cfg.training:

@@ -18,12 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import build, checkpoint, sample, tokenizer
-from llm.generate import drawable_ids, generate
+from llm import sample
 from llm.model import GPT
-from llm.pretrained import load_model
-from llm.reader import MOST, Reader
+from llm.reading import load
+from llm.reading.generate import drawable_ids, generate
+from llm.reading.reader import MOST, Reader
 from llm.runtime import Runtime
+from llm.storage import checkpoint
+from llm.storage.pretrained import load_model
+from llm.text import tokenizer
+from llm.training import start as build
 
 DRAWN = sample.Drawing().sampling()  # sample.py's defaults
 SHORT, LONG = 240, 500  # tokens
@@ -48,7 +52,7 @@ def subject_of(cfg, out_dir: str | None) -> Subject:
         model = GPT(build.model_config(cfg, 50304)).eval()
         return Subject(model, torch.arange(FAMILIAR), [464, 3329, 318, 2258, 287, 262, 2603, 13], None)
     model, words, info = load_model(out_dir, "ckpt.pt", torch.device("cpu"))
-    book = sample.book_tokens(info)
+    book = load.book_tokens(info)
     prompt = [464, 3329, 318, 2258, 287, 262, 2603, 13] if book is None else book[len(book) // 2 :][:8].tolist()
     return Subject(model, drawable_ids(info.corpus_ids, words.vocab_size), prompt, book)
 

@@ -26,6 +26,7 @@ no nested settings, no environment variables, and no guard against a hostile con
 
 import ast
 import difflib
+import importlib
 import inspect
 import io
 import os
@@ -329,6 +330,16 @@ def exit_status(main: Callable, cls: type, doc: str | None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C: the prompt then goes on a line of its own
         return 130
+
+
+def require(module: str, extra: str):
+    """The imported module of an optional extra. UserError that names the extra where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f'this needs the extra {extra}, which is not installed; type: pip install -e ".[{extra}]"'
+        ) from None
 
 
 def run_script(main: Callable, cls: type, doc: str | None) -> None:

@@ -19,13 +19,14 @@ from typing import Literal
 
 import numpy as np
 
-from llm import dataset, huggingface, metrics
-from llm.configurator import UserError, from_here, run_script
+from llm.configurator import UserError, from_here, require, run_script
 from llm.files import write_whole
 from llm.model import GPT
-from llm.pretrained import Info, load_model
 from llm.runtime import notice
-from llm.tokenizer import END_OF_TEXT, MERGES, printable_tokens
+from llm.storage import huggingface
+from llm.storage.pretrained import Info, load_model
+from llm.text import dataset
+from llm.text.tokenizer import END_OF_TEXT, MERGES, printable_tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def gguf_name(name: str) -> str:
 
 def write_gguf(model: GPT, path: Path, name: str) -> None:
     """The model as llama.cpp's architecture "gpt2", float32, with GPT-2's tokenizer."""
-    gguf = metrics.require("gguf", "gguf")
+    gguf = require("gguf", "gguf")
     c, merges = model.config, MERGES.read_text(encoding="utf-8")
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_name(name)

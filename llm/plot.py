@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm.configurator import UserError, run_script
-from llm.metrics import read_metrics, require
+from llm.configurator import UserError, require, run_script
+from llm.training.metrics import read_metrics
 
 
 @dataclass(frozen=True)

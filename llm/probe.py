@@ -11,12 +11,12 @@ more exactly, this what sampling makes of it.
 import numpy as np
 
 from llm import sample
-from llm.cite import FEWEST_WORDS, Book
 from llm.configurator import UserError, run_script
-from llm.generate import generate
-from llm.prompt import encode_prompt
-from llm.recall import CONTROL
-from llm.text import read_text
+from llm.reading.cite import FEWEST_WORDS, Book
+from llm.reading.generate import generate
+from llm.reading.prompt import encode_prompt
+from llm.reading.recall import CONTROL
+from llm.text.formats import read_text
 
 PROMPTS = 20  # of each kind
 WORDS = (5, 12)  # of a prompt, fewest and most

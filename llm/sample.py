@@ -13,10 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from llm import dataset, runtime
-from llm.cite import FEWEST_WORDS, Book
+from llm import runtime
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -27,17 +24,17 @@ from llm.configurator import (
     UserError,
     run_script,
 )
-from llm.generate import Sampling, drawable_ids, generate
-from llm.pretrained import Info, load_base, load_model
-from llm.prompt import encode_prompt, prompt_notice
-from llm.reader import MOST, Reader
+from llm.reading.cite import FEWEST_WORDS, Book
+from llm.reading.generate import Sampling, generate
+from llm.reading.load import book_text, load_reader
+from llm.reading.prompt import encode_prompt, prompt_notice
+from llm.reading.reader import MOST, Reader
+from llm.reading.stream import TextStream
 from llm.runtime import notice
-from llm.stream import TextStream
-from llm.text import read_text
-from llm.tokenizer import Tokenizer, from_description
+from llm.storage.pretrained import Info
+from llm.text.formats import read_text
 
 SEPARATOR = "---------------"  # between samples
-SEARCHED = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
 
 
 @dataclass(frozen=True)
@@ -74,40 +71,6 @@ def read_prompt(start: str) -> str:
         return start
     text, _ = read_text(Path(start.removeprefix("FILE:")))
     return text.removesuffix("\n")  # which editors put at the end of every file
-
-
-def book_tokens(info: Info) -> np.ndarray | None:
-    """The ids of the text that the model was trained on, if it is still there and not too long to search; else None."""
-    try:
-        split = dataset.Dataset(info.dataset).train
-    except UserError:  # sampling needs the checkpoint alone
-        return None
-    if len(split) > SEARCHED or split.sha256 != info.text_sha256:
-        return None
-    return split.tokens(0, len(split))
-
-
-def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info]:
-    """The model in cfg.out_dir, ready for reading; says which it is. cfg: the settings of any script that draws.
-
-    init_from: another model instead, see pretrained.load_base.
-    """
-    on = runtime.start(cfg, use="sample")
-    if init_from == "resume":
-        model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
-    else:
-        base = load_base(init_from)
-        model, tokenizer = base.model.to(on.device).eval(), from_description(base.tokenizer_description, init_from)
-        info = Info(Path(init_from), 0, "", base.corpus_ids, None, {})
-        notice(f"{init_from}, as it is; {on.describe()}; seed {cfg.seed}")
-    drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    return Reader(model, drawable, on.dtype, book=book_tokens(info)), tokenizer, info
-
-
-def book_text(reader: Reader, tokenizer: Tokenizer) -> str:
-    """The text that the model was trained on, if the reader has it; else ""."""
-    return "" if reader.book is None else tokenizer.decode(reader.book.tolist())
 
 
 class Writer:

@@ -15,16 +15,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm import metrics, runtime
-from llm.cite import Book
-from llm.completions import Answer, Refused, Request, checked
-from llm.configurator import PositiveInt, UserError, run_script
-from llm.engine import Engine, Full
-from llm.prompt import encode_prompt
+from llm import runtime
+from llm.configurator import PACKAGE, PositiveInt, UserError, require, run_script
+from llm.reading.cite import Book
+from llm.reading.prompt import encode_prompt
 from llm.runtime import notice
 from llm.sample import book_text, load_reader
+from llm.serving.completions import Answer, Refused, Request, checked
+from llm.serving.engine import Engine, Full
 
-PAGE = Path(__file__).parent / "assets" / "page.html"
+PAGE = PACKAGE / "serving" / "page.html"
 MOST_BODY = 1_000_000  # bytes of a request
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -214,8 +214,8 @@ def listen(cfg: Settings) -> socket.socket:
 
 
 def main(cfg: Settings) -> None:
-    uvicorn = metrics.require("uvicorn", "serve")
-    metrics.require("fastapi", "serve")
+    uvicorn = require("uvicorn", "serve")
+    require("fastapi", "serve")
     key = os.environ.get("LLM_API_KEY")
     if cfg.host not in LOOPBACK and not key:
         raise UserError(

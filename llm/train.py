@@ -20,8 +20,7 @@ from typing import Literal
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import checkpoint, corpus, metrics, optim, recall, runtime, stopping
-from llm.build import build, described, memory_note, place_weights_of
+from llm import runtime
 from llm.configurator import (
     Fraction,
     NonNegativeFloat,
@@ -33,13 +32,19 @@ from llm.configurator import (
     command,
     run_script,
 )
-from llm.dataset import Batches, cut
-from llm.evaluation import evaluate_loss, not_finite
 from llm.files import only_writer
-from llm.finish import finish, knowledge
-from llm.generate import drawable_ids
-from llm.interrupt import Interrupt
+from llm.network import corpus_softmax as corpus
+from llm.reading import recall
+from llm.reading.generate import drawable_ids
 from llm.runtime import notice
+from llm.storage import checkpoint
+from llm.training import metrics, optim
+from llm.training import schedule as stopping
+from llm.training.batches import Batches, cut
+from llm.training.evaluation import evaluate_loss, not_finite
+from llm.training.finish import finish, knowledge
+from llm.training.interrupt import Interrupt
+from llm.training.start import build, described, memory_note, place_weights_of
 
 
 @dataclass(frozen=True)

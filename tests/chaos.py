@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 
-from llm import checkpoint, dataset, optim, pretrained, tokenizer
-from llm.configurator import UserError
+from llm.configurator import PACKAGE, UserError
 from llm.model import GPT, GPTConfig
+from llm.storage import checkpoint, pretrained
+from llm.text import dataset, tokenizer
+from llm.training import optim
 
-PACKAGE = Path(dataset.__file__).parent
 TALE = (PACKAGE / "data" / "tale" / "tale.txt").read_text(encoding="utf-8")
 TIMES = ("tokens_per_s", "seconds")  # what may differ in metrics.jsonl
 SHAPE = dict(n_layer=2, n_head=2, n_embd=32, block_size=128, batch_size=2, learning_rate=1e-2, warmup_iters=5)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm import checkpoint, dataset, tokenizer
+from llm.configurator import PACKAGE
 from llm.model import GPT, GPTConfig
+from llm.storage import checkpoint
+from llm.text import dataset, tokenizer
 
-PACKAGE = Path(dataset.__file__).parent
 STORY = (PACKAGE / "data" / "tale" / "tale.txt").read_text(encoding="utf-8")
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from llm import export, pretrained
-from llm.generate import drawable_ids, generate
-from llm.reader import Reader
+from llm import export
+from llm.reading.generate import drawable_ids, generate
+from llm.reading.reader import Reader
+from llm.storage import pretrained
 
 HERE = Path(export.__file__).parent
 PROMPTS = ("Keep your finger on", "The echo", "Once upon a time")

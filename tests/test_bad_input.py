@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import PACKAGE, STORY, save_trained
 
-from llm import tokenizer
+from llm.text import tokenizer
 
 OUT, STORY_OUT = "--out_dir=out", ["--out_dir=new", "--dataset=story", "--device=cpu"]
 BOOK = ["data/book/prepare.py", "--dataset=mine"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import STORY, save_trained
 
-from llm import bench, bench_sampling, pretrained, train
+from llm import bench, bench_sampling, train
 from llm.configurator import UserError
 from llm.runtime import Runtime
+from llm.storage import pretrained
 
 ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)
 TINY = train.Settings(n_layer=2, n_head=2, n_embd=32, block_size=16, batch_size=2, optimizer="muon")

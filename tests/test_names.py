@@ -1,11 +1,12 @@
 """Running a script puts llm/ on the import path: none of our names may shadow what a dependency imports."""
 
+import ast
 import graphlib
-import re
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import PACKAGE
+from llm.configurator import PACKAGE
 
 IMPORTS = "torch, torch.optim, torch._dynamo, torch.distributed.run, numpy, tiktoken, requests"
 
@@ -24,13 +25,46 @@ def test_every_name_of_ours_is_free_of_the_standard_librarys():
     assert not ours & sys.stdlib_module_names
 
 
-def test_imports_make_no_cycle():
-    imports = {}
-    for path in PACKAGE.glob("*.py"):
-        source = path.read_text(encoding="utf-8")
-        modules = re.findall(r"^from llm\.(\w+) import", source, re.M)
-        for names in re.findall(r"^from llm import ([\w, ]+)", source, re.M):
-            modules += names.split(", ")
-        imports[path.stem] = modules
-    assert "configurator" in imports["train"] and "runtime" in imports["train"]  # both ways of importing are seen
-    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports, as dotted names: llm.text.dataset."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "llm":
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                found.add(module if module in MODULES else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "llm"}
+    return found
+
+
+def dotted(path: Path) -> str:
+    return ".".join(["llm", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+FILES = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("config", "data")]
+MODULES = {dotted(path) for path in FILES}
+IMPORTS_OF = {dotted(path): imports_of(path) for path in FILES}
+
+
+def test_modules_import_each_other_in_no_cycle():
+    assert {"llm.configurator", "llm.runtime"} <= IMPORTS_OF["llm.train"]  # both ways of importing are seen
+    graphlib.TopologicalSorter(IMPORTS_OF).prepare()  # raises CycleError
+
+
+def test_folders_import_each_other_in_no_cycle():
+    folders = {}
+    for module, imported in IMPORTS_OF.items():
+        if module.count(".") == 2:
+            folder = module.rpartition(".")[0]
+            others = {name.rpartition(".")[0] for name in imported if name.count(".") == 2}
+            folders.setdefault(folder, set()).update(others - {folder})
+    assert "llm.text" in folders["llm.training"]
+    graphlib.TopologicalSorter(folders).prepare()
+
+
+def test_folders_never_import_scripts():
+    scripts = {dotted(path) for path in PACKAGE.glob("*.py") if "\nif __name__ ==" in path.read_text("utf-8")}
+    assert {"llm.train", "llm.sample", "llm.recall"} <= scripts
+    modules = {module: imported & scripts for module, imported in IMPORTS_OF.items() if module.count(".") == 2}
+    assert not {module: imported for module, imported in modules.items() if imported}

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from llm import metrics, plot
+from llm import plot
 from llm.configurator import UserError
+from llm.training import metrics
 
 LINES = [
     {"step": 0, "epoch": 0.0, "val_loss": 9.0, "recall": 0.0, "seconds": 0.1},

@@ -15,13 +15,15 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import pretrained, serve, tokenizer
-from llm.completions import Refused, checked
+from llm import serve
 from llm.configurator import UserError
-from llm.engine import Engine, Full, Job
-from llm.generate import Sampling, drawable_ids, generate
-from llm.prompt import encode_prompt
-from llm.reader import MOST, Reader
+from llm.reading.generate import Sampling, drawable_ids, generate
+from llm.reading.prompt import encode_prompt
+from llm.reading.reader import MOST, Reader
+from llm.serving.completions import Refused, checked
+from llm.serving.engine import Engine, Full, Job
+from llm.storage import pretrained
+from llm.text import tokenizer
 
 PROMPT = "The echo had been ill"
 

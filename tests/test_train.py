@@ -15,10 +15,13 @@ import pytest
 import torch
 from conftest import STORY
 
-from llm import checkpoint, dataset, files, pretrained, runtime, stopping, train
+from llm import files, runtime, train
 from llm.configurator import UserError
-from llm.metrics import read_metrics
 from llm.model import GPT, GPTConfig
+from llm.storage import checkpoint, pretrained
+from llm.text import dataset
+from llm.training import schedule as stopping
+from llm.training.metrics import read_metrics
 
 TINY = train.Settings(
     dataset="story",

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.configurator import Fraction, UserError, command, run_script
-from llm.dataset import data_folder, write_dataset
-from llm.text import download, read_text, source_of, strip_gutenberg, unwrap
-from llm.tokenizer import gpt2
+from llm.text.clean import strip_gutenberg, unwrap
+from llm.text.dataset import data_folder, write_dataset
+from llm.text.download import download
+from llm.text.formats import read_text, source_of
+from llm.text.tokenizer import gpt2
 
 SCRIPT = "data/book/prepare.py"
 

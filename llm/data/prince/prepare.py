@@ -10,9 +10,11 @@ under copyright in some countries: whether you may use it is yours to know. This
 from dataclasses import dataclass
 
 from llm.configurator import Fraction, command, run_script
-from llm.dataset import data_folder, write_dataset
-from llm.text import clean_scan, obtain, read_text, source_of, unwrap
-from llm.tokenizer import gpt2
+from llm.text.clean import clean_scan, unwrap
+from llm.text.dataset import data_folder, write_dataset
+from llm.text.download import obtain
+from llm.text.formats import read_text, source_of
+from llm.text.tokenizer import gpt2
 
 URL = "https://archive.org/download/TheLittlePrince-English/littleprince_djvu.txt"
 

@@ -10,9 +10,10 @@ is cleaned or joined: verse and prose stay as they are.
 from dataclasses import dataclass
 
 from llm.configurator import Fraction, command, run_script
-from llm.dataset import data_folder, write_dataset
-from llm.text import obtain, read_text, source_of
-from llm.tokenizer import characters
+from llm.text.dataset import data_folder, write_dataset
+from llm.text.download import obtain
+from llm.text.formats import read_text, source_of
+from llm.text.tokenizer import characters
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 

@@ -9,9 +9,9 @@ stands, because it has one paragraph on each line already.
 from dataclasses import dataclass
 
 from llm.configurator import Fraction, run_script
-from llm.dataset import data_folder, write_dataset
-from llm.text import read_text, source_of
-from llm.tokenizer import gpt2
+from llm.text.dataset import data_folder, write_dataset
+from llm.text.formats import read_text, source_of
+from llm.text.tokenizer import gpt2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What training does to the network: corpus softmax, look-back initialisation, LoRA."""

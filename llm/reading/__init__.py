@@ -1,0 +1,1 @@
+"""A trained model at work: generating text, citing the book, measuring recall."""

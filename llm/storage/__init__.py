@@ -1,0 +1,1 @@
+"""Models on disk: checkpoints, Hugging Face's layout, GGUF."""

@@ -1,0 +1,141 @@
+"""Text <-> token ids: GPT-2's byte-pair encoding from the merges in vocab.bpe, or one id per character.
+
+    >>> gpt2().encode("Then the little prince said")
+    [6423, 262, 1310, 19716, 531]
+
+Both kinds have encode, decode, decode_bytes, vocab_size, end_of_text and `description`: the plain data that goes into
+meta.json and the checkpoint, from which `from_description` makes the same tokenizer again. Nothing is ever downloaded.
+What this file does not do: special tokens. `<|endoftext|>` inside a book is plain text; only dataset.py appends the id.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import tiktoken
+
+from llm.configurator import UserError
+
+MERGES = Path(__file__).parent / "vocab.bpe"
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # the hash that tiktoken pins, too
+# how GPT-2 cuts a text into words before merging (openai/gpt-2, src/encoder.py; tiktoken's equivalent, faster form)
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+END_OF_TEXT = 50256
+GPT2_DESCRIPTION = {"kind": "gpt2", "merges_sha256": MERGES_SHA256}
+
+
+def characters_of_bytes() -> dict[str, int]:
+    """The printable character that stands for each byte in a merges file, in the order of their ids."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def merge_ranks(merges: str) -> dict[bytes, int]:
+    """Token bytes -> id for a merges file: 256 single bytes first, then each merge in the order it was learned.
+
+    The file writes bytes as printable characters: a printable Latin-1 byte as itself, the others as chr(256), chr(257),
+    ... in the order of their values; GPT-2 numbers the bytes in that same order, the printable ones first.
+    """
+    byte_of = characters_of_bytes()
+    ranks = {bytes([b]): rank for rank, b in enumerate(byte_of.values())}
+    for line in merges.splitlines()[1:]:  # the first line names the version
+        if line:
+            ranks[bytes(byte_of[c] for c in line if c != " ")] = len(ranks)
+    return ranks
+
+
+def printable_tokens(merges: str) -> list[str]:
+    """The tokens as the merges file writes them, in the order of their ids; the last one ends a document."""
+    return [
+        *characters_of_bytes(),
+        *(line.replace(" ", "") for line in merges.splitlines()[1:] if line),
+        "<|endoftext|>",
+    ]
+
+
+class GPT2:
+    """GPT-2's encoding: 50,257 ids, the last of which ends a document."""
+
+    vocab_size = END_OF_TEXT + 1
+    end_of_text: int | None = END_OF_TEXT
+    description = GPT2_DESCRIPTION
+
+    def __init__(self):
+        data = MERGES.read_bytes()
+        if hashlib.sha256(data).hexdigest() != MERGES_SHA256:
+            raise UserError(f"{MERGES} is not GPT-2's merges file (wrong sha256); type: git checkout {MERGES}")
+        self._encoding = tiktoken.Encoding(
+            "gpt2",
+            pat_str=PATTERN,
+            mergeable_ranks=merge_ranks(data.decode("utf-8")),
+            special_tokens={"<|endoftext|>": END_OF_TEXT},
+            explicit_n_vocab=self.vocab_size,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text of any length. Round trip: decode(encode(text)) == text, but for lone surrogates (U+FFFD)."""
+        return self._encoding.encode_ordinary(text)
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        """UTF-8 bytes of the ids; one id may be a part of a character only."""
+        return self._encoding.decode_bytes(ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of the ids; incomplete characters become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+class Characters:
+    """One id per distinct character of a corpus, in code point order (nanoGPT's character-level datasets)."""
+
+    end_of_text: int | None = None
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self.description = {"kind": "characters", "characters": characters}
+        self._id_of = {c: i for i, c in enumerate(characters)}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. UserError for a character that the corpus lacks, with its place."""
+        try:
+            return [self._id_of[c] for c in text]
+        except KeyError as e:
+            c, at = e.args[0], text.index(e.args[0])
+            raise UserError(
+                f"the character {c!r} at position {at} does not occur in the corpus that this model was trained on; "
+                f"it knows these {self.vocab_size}: {self.characters!r}"
+            ) from None
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of the ids."""
+        return "".join(self.characters[i] for i in ids)
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        """UTF-8 bytes of the ids."""
+        return self.decode(ids).encode("utf-8", errors="replace")  # a file's description may hold half a character
+
+
+Tokenizer = GPT2 | Characters
+
+
+@functools.cache
+def gpt2() -> GPT2:
+    """GPT-2's tokenizer; made once a process (it takes about a tenth of a second)."""
+    return GPT2()
+
+
+def characters(text: str) -> Characters:
+    """The character-level tokenizer of a corpus: its vocabulary is the text's distinct characters."""
+    return Characters("".join(sorted(set(text))))
+
+
+def from_description(description: dict, where: Path | str) -> Tokenizer:
+    """The tokenizer that a meta.json or a checkpoint describes, `where`. UserError for a kind that is not known."""
+    if description == GPT2_DESCRIPTION:
+        return gpt2()
+    if description.get("kind") == "characters" and isinstance(description.get("characters"), str):
+        return Characters(description["characters"])
+    kind = f"{description.get('kind')!r:.50}"
+    raise UserError(f"{where} is encoded by {kind}: expected gpt2 or characters; a newer llm may know it")

@@ -1,0 +1,1 @@
+"""Training: where a run starts, its batches, schedule, optimizers, metrics and end."""

@@ -1,0 +1,218 @@
+"""Hugging Face's transformers is the reference: what it saves we read, what we write it reads, to the same numbers."""
+
+import json
+import shutil
+import struct
+
+import pytest
+import torch
+from conftest import STORY, hugging_face_gpt2, save_trained
+
+from llm import export
+from llm.configurator import UserError
+from llm.reading.generate import generate
+from llm.reading.reader import Reader
+from llm.storage import checkpoint, huggingface, pretrained
+from llm.text import tokenizer
+
+SHAPES = [
+    dict(n_layer=1, n_head=1, n_embd=8, n_positions=16),
+    dict(n_layer=3, n_head=4, n_embd=32, n_positions=300),
+    dict(n_layer=2, n_head=2, n_embd=64, n_positions=40, activation_function="gelu", vocab_size=50257),
+]
+
+
+def greedy(model, prompt, n) -> list[int]:
+    reader = Reader(model, torch.arange(model.config.vocab_size), torch.float32)
+    return [token for _, token in generate(reader, list(prompt), max_new_tokens=n)]
+
+
+def says(reference, prompt, n) -> list[int]:
+    """transformers' greedy continuation."""
+    idx = torch.tensor([prompt])
+    options = dict(max_new_tokens=n, do_sample=False, pad_token_id=0, eos_token_id=None)
+    return reference.generate(idx, attention_mask=torch.ones_like(idx), **options)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_model_that_transformers_saved_computes_the_same(tmp_path, shape):
+    reference = hugging_face_gpt2(**shape)
+    with torch.no_grad():
+        for name, p in reference.named_parameters():  # biases begin as zeros, and any slip would pass
+            torch.nn.init.normal_(p, std=0.1) if name.endswith("bias") else None
+    reference.save_pretrained(tmp_path)
+    model = huggingface.load(tmp_path).eval()
+    idx = torch.randint(90, (2, model.config.block_size))
+    torch.testing.assert_close(model(idx, idx)[0], reference(idx).logits, rtol=1e-4, atol=1e-4)
+    n = min(200, model.config.block_size - 5)
+    assert greedy(model, [1, 2, 3, 4, 5], n) == says(reference, [1, 2, 3, 4, 5], n)
+
+
+def test_weights_in_several_files_without_the_prefix_and_in_half_precision_are_read(tmp_path):
+    reference = hugging_face_gpt2()
+    reference.save_pretrained(tmp_path / "whole")
+    whole = huggingface.load(tmp_path / "whole").state_dict()
+    reference.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 2
+    parts = huggingface.load(tmp_path / "parts").state_dict()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in parts.items())
+    reference.transformer.half().save_pretrained(tmp_path / "bare")  # GPT2Model: names begin with h.0, as gpt2's do
+    bare = huggingface.load(tmp_path / "bare").state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in bare.values())
+    assert all(torch.equal(whole[name].half().float(), tensor) for name, tensor in bare.items())
+
+
+@pytest.mark.parametrize("bias, gelu", [(False, "tanh"), (True, "none")])
+def test_exported_and_back_is_bit_identical_and_transformers_says_the_same(tiny_model, tmp_path, bias, gelu):
+    transformers = pytest.importorskip("transformers")
+    model = tiny_model(bias=bias, gelu=gelu, block_size=64)
+    (tmp_path / "hf").mkdir()
+    huggingface.save(model, tmp_path / "hf", end_of_text=0)
+    back = huggingface.load(tmp_path / "hf")
+    assert back.config == model.config
+    assert back.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    idx = torch.randint(61, (2, 64))
+    torch.testing.assert_close(reference(idx).logits, model(idx, idx)[0], rtol=1e-4, atol=1e-4)
+    assert says(reference, [3, 1, 4], 50) == greedy(model, [3, 1, 4], 50)
+
+
+def spoiled(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+
+
+def huge_header(folder):
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
+
+
+def only_pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def bad_index(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"wte.weight": "../../x.safetensors"}}')
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: spoiled(f, model_type="llama"), "another architecture than GPT-2's: model_type = 'llama'"),
+        (lambda f: spoiled(f, activation_function="relu"), "another architecture .* activation_function = 'relu'"),
+        (lambda f: spoiled(f, n_inner=7), "another architecture .* n_inner = 7"),
+        (lambda f: spoiled(f, n_embd="x"), "does not describe a GPT-2"),
+        (lambda f: spoiled(f, n_layer=2**40), "does not describe a GPT-2"),
+        (lambda f: spoiled(f, n_layer=2**30), "do not fit its config.json: 1073741824 layers"),
+        (lambda f: spoiled(f, n_layer=4), r"do not fit its config.json: h.3.ln_1.weight"),
+        (lambda f: spoiled(f, n_layer=2), r"do not fit its config.json: h.2"),
+        (lambda f: spoiled(f, n_embd=64), r"wte.weight is torch.float32 \[97, 32\], not \[97, 64\]"),
+        (lambda f: (f / "config.json").write_text("["), "does not describe a GPT-2"),
+        (cut, "the weights in .* are damaged"),
+        (huge_header, "the weights in .* are damaged"),
+        (only_pickled, "pytorch_model.bin is a pickle, which is never read here; save the model as safetensors"),
+        (bad_index, "index.json is damaged"),
+    ],
+)
+def test_what_is_no_gpt2_is_told_in_one_line(tmp_path, spoil, message):
+    hugging_face_gpt2().save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=message):
+        huggingface.load(tmp_path)
+
+
+def test_without_a_network_it_says_what_to_download_where(monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"gpt2-xl is not on this machine .*https://huggingface.co/openai-community/gpt2-xl"
+    ):
+        pretrained.load_base("gpt2-xl")
+
+
+@pytest.fixture
+def learned(tiny_model, prepare, tmp_path):
+    """out/, a model of the story's tokens with random weights; its folder."""
+    story = prepare("story", STORY[:3000])
+    (tmp_path / "out").mkdir()
+    model = tiny_model(vocab_size=50304, n_embd=32, block_size=128)
+    save_trained(tmp_path / "out" / "ckpt.pt", model, story.train, story.ids, dataset="story")
+    return tmp_path
+
+
+def test_an_exported_folder_works_offline_in_transformers(learned, monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(learned)
+    export.main(export.Settings(to="hf"))
+    assert "wrote to hf: README.md" in capsys.readouterr().out
+    words = "It was the year's shortest day; “quotes” and ünïcode, 12,345"
+    theirs = transformers.AutoTokenizer.from_pretrained("hf")
+    assert theirs(words)["input_ids"] == tokenizer.gpt2().encode(words)
+    tell = transformers.pipeline("text-generation", model="hf")
+    said = tell("The echo", max_new_tokens=20, do_sample=False)[0]["generated_text"]
+    ids = tokenizer.gpt2().encode("The echo")
+    reference = says(transformers.AutoModelForCausalLM.from_pretrained("hf"), ids, 20)
+    assert said == theirs.decode(ids + reference)
+    assert reference == greedy(pretrained.load_model("out")[0], ids, 20)
+    card = (learned / "hf" / "README.md").read_text()
+    assert "- trained on: story" in card and "recites its training text" in card and "not measured" in card
+
+
+def test_a_file_for_llama_cpp_holds_the_weights_and_the_tokenizer(learned, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    monkeypatch.chdir(learned)
+    export.main(export.Settings(to="there/x", format="gguf"))
+    read = gguf.GGUFReader(learned / "there" / "x" / "model.gguf")
+    model, tensors = pretrained.load_model("out")[0], {tensor.name: tensor.data for tensor in read.tensors}
+    assert (tensors["blk.1.attn_qkv.weight"] == model.transformer.h[1].attn.c_attn.weight.detach().numpy()).all()
+    assert tensors["blk.0.ffn_up.bias"].shape == (128,) and "output.weight" not in tensors
+    assert len(tensors) == 4 + 2 * 12
+    tokens = read.fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == 50304 and tokens[464] == "The" and tokens[50256] == "<|endoftext|>"
+
+
+def test_exports_that_cannot_be_are_told_and_leave_nothing(learned, prepare, tiny_model, monkeypatch):
+    monkeypatch.chdir(learned)
+    with pytest.raises(UserError, match="no folder to write to: expected --to=FOLDER, such as --to=out-hf"):
+        export.main(export.Settings())
+    with pytest.raises(UserError, match="--to=out is there already, and not empty"):
+        export.main(export.Settings(to="out"))
+    monkeypatch.setattr(
+        huggingface, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(UserError, match="cannot write --to=x: No space left on device"):
+        export.main(export.Settings(to="x"))
+    letters = prepare("letters", "abc" * 50, encoder=tokenizer.characters("abc"))
+    (learned / "chars").mkdir()
+    model = tiny_model(vocab_size=3)
+    checkpoint.save(
+        learned / "chars" / "ckpt.pt",
+        model=model,
+        optimizers=[torch.optim.AdamW(model.parameters())],
+        iter_num=1,
+        best_val_loss=1e9,
+        config={"dataset": "letters"},
+        tokenizer_description=letters.tokenizer_description,
+        corpus_ids=letters.ids,
+        loop={},
+    )
+    with pytest.raises(UserError, match="reads characters, and the tokenizers of Hugging Face's GPT-2"):
+        export.main(export.Settings(out_dir="chars", to="x"))
+    assert sorted(path.name for path in learned.iterdir()) == ["chars", "data", "out"]
+
+
+def test_a_model_of_another_vocabulary_is_refused(tmp_path):
+    hugging_face_gpt2().save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match="has a vocabulary of 97: expected GPT-2's, of 50,257"):
+        pretrained.load_base(str(tmp_path / "hf"))
+    shutil.rmtree(tmp_path / "hf")
+    with pytest.raises(UserError, match="no such model; expected gpt2, gpt2-medium"):
+        pretrained.load_base(str(tmp_path / "hf"))

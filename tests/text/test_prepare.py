@@ -1,0 +1,191 @@
+"""data/*/prepare.py as people run them: in a copy of the package, from another folder, without a network.
+
+Processes run side by side, and most of the mistakes share one, because each spends most of its time on
+importing torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import llm
+from llm.text.tokenizer import characters, gpt2
+
+PAGES = [
+    "Mrs. Ombley kept a shop for clocks that had stopped, and sold each of\n"
+    "them with the hour it had stopped at written on its ticket. Most people\n"
+    "bought an hour that meant something to them, such as the one at which",
+    "they had been born, or had won a prize for marrows. Only the doctor\n"
+    "came every week and asked for ten past four, and never would say why.\n"
+    "So she put every clock that showed it aside for him, on the shelf by the",
+    "window. One winter there were none left, and she stopped a good one for\n"
+    "him with her thumb. The doctor held it to his ear for a long while. Then\n"
+    "he gave it back and said this one was only holding its breath, and bought",
+    "a quarter to nine instead, which was the hour at which the shop closed.",
+]
+STORY = " ".join(PAGES).replace("\n", " ") + "\n"
+START, END = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK CLOCKS ***" for word in ("START", "END"))
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:1")
+
+# The commands, as words after `python llm/data/`; a tuple of them is run by one process that imports torch only once.
+COMMANDS = {
+    "prince": ("prince --input=scan.txt",),
+    "shakespeare": ("shakespeare_char",),
+    "tale": ("tale --val_fraction=0.25",),
+    "book": ("book --input=wrapped.txt --dataset=clocks",),
+    "offline": ("prince",),
+    "many": (
+        "prince --input=nowhere.txt",
+        "book",
+        "book --input=wrapped.txt",
+        "book --input=wrapped.txt --dataset=../clocks",
+        "book --input=wrapped.txt --dataset=prince",
+        "book --input=empty.txt --dataset=empty",
+        "book --input=frame.txt --dataset=frame",
+        "book --input=http://example.org/a.txt --dataset=offline",
+        "prince --input=scan.txt --unwrap=False",
+    ),
+}
+ONE_PROCESS = """
+import contextlib, io, json, pathlib, runpy, sys
+for script, *options in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    data = pathlib.Path(script).parents[1]
+    before = sorted(map(str, data.rglob("*")))
+    sys.argv = [script, *options]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as e:
+            status = e.code
+    unchanged = before == sorted(map(str, data.rglob("*")))
+    print(json.dumps([status, out.getvalue(), err.getvalue(), unchanged]))
+"""
+
+
+class Run:
+    """A copy of the package after some commands in it; answers: per command, status, output, errors."""
+
+    def __init__(self, folder: Path, commands: tuple[str, ...]):
+        self.data = folder / "llm" / "data"
+        package = Path(llm.__file__).parent
+        ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out*", "__pycache__")
+        shutil.copytree(package, folder / "llm", ignore=ignore)
+        (self.data / "tale" / "tale.txt").write_text(STORY, encoding="utf-8")
+        (self.data / "shakespeare_char" / "input.txt").write_bytes(b"To be:\nor not\n" * 10)
+        here = folder / "elsewhere"
+        here.mkdir()
+        (here / "scan.txt").write_bytes("\f".join(f"{page}\n\n{n}\n" for n, page in enumerate(PAGES, 7)).encode())
+        wrapped = "\n".join(["Produced by nobody.", START, "", *PAGES, END, "Licence."])
+        (here / "wrapped.txt").write_bytes(wrapped.replace("\n", "\r\n").encode())
+        (here / "empty.txt").write_bytes(b" \n")
+        (here / "frame.txt").write_bytes(f"{START}\n{END}\n".encode())
+        self.input_sha256 = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in here.iterdir()}
+        before = sorted(self.data.rglob("*"))
+        typed = [command.split() for command in commands]
+        typed = [[str(self.data / name / "prepare.py"), *options] for name, *options in typed]
+        done = subprocess.run(
+            [sys.executable, "-B", *(typed[0] if len(typed) == 1 else ["-c", ONE_PROCESS, json.dumps(typed)])],
+            cwd=here,
+            env={**os.environ, **OFFLINE, "NO_PROXY": "", "no_proxy": "", "PYTHONPATH": str(folder)},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+        )
+        answers = [[done.returncode, done.stdout, done.stderr, before == sorted(self.data.rglob("*"))]]
+        if len(typed) > 1:
+            assert done.returncode == 0, done.stderr
+            answers = [json.loads(line) for line in done.stdout.splitlines()]
+        self.answers = dict(zip(commands, answers, strict=True))
+        self.status, self.out, self.err, _ = answers[0]
+
+    def meta(self, name: str) -> dict:
+        return json.loads((self.data / name / "meta.json").read_text(encoding="utf-8"))
+
+    def ids(self, name: str, part: str = "train") -> list[int]:
+        data = (self.data / name / f"{part}.bin").read_bytes()
+        return [int.from_bytes(data[i : i + 2], "little") for i in range(0, len(data), 2)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with ThreadPoolExecutor(4) as pool:
+        started = {
+            name: pool.submit(Run, tmp_path_factory.mktemp(name), commands) for name, commands in COMMANDS.items()
+        }
+        return {name: run.result() for name, run in started.items()}
+
+
+def test_prince_writes_the_cleaned_and_unwrapped_text_without_a_validation_part(runs):
+    run = runs["prince"]
+    assert run.status == 0, run.err
+    assert gpt2().decode(run.ids("prince")[:-1]).strip() == STORY.strip()
+    assert not (run.data / "prince" / "val.bin").exists()
+
+
+def test_prince_says_what_it_cleaned_and_what_to_type_next(runs):
+    out = runs["prince"].out
+    assert "page numbers removed: 4" in out and "form feeds removed: 3" in out and "wrapped lines joined" in out
+    assert out.splitlines()[-1].split("train.py ")[1].startswith("config/train_prince.py")
+
+
+def test_prince_keeps_a_given_files_hash_and_does_not_copy_the_file(runs):
+    run = runs["prince"]
+    assert run.meta("prince")["source"] == {"file": "scan.txt", "sha256": run.input_sha256["scan.txt"]}
+    assert not (run.data / "prince" / "input.txt").exists()
+
+
+def test_prince_leaves_lines_wrapped_when_told_to(runs):
+    assert "\n".join(PAGES) == gpt2().decode(runs["many"].ids("prince")[:-1]).strip()
+
+
+def test_tale_holds_out_the_share_that_was_asked_for(runs):
+    run = runs["tale"]
+    assert run.status == 0, run.err
+    assert gpt2().decode(run.ids("tale") + run.ids("tale", "val")[:-1]) == STORY
+    assert 0.2 < len(run.ids("tale", "val")) / len(gpt2().encode(STORY)) < 0.3
+
+
+def test_shakespeare_char_prefers_the_text_that_is_already_there_and_has_one_token_per_character(runs):
+    run, text = runs["shakespeare"], "To be:\nor not\n" * 10
+    assert run.status == 0, run.err
+    assert run.ids("shakespeare_char") + run.ids("shakespeare_char", "val") == characters(text).encode(text)
+    assert len(run.ids("shakespeare_char", "val")) == 14
+
+
+def test_book_takes_the_text_out_of_its_frame_and_unwraps_it(runs):
+    run = runs["book"]
+    assert run.status == 0, run.err
+    assert gpt2().decode(run.ids("clocks")[:-1]) == STORY
+    assert run.meta("clocks")["source"] == {"file": "wrapped.txt", "sha256": run.input_sha256["wrapped.txt"]}
+
+
+def test_book_names_dataset_and_out_dir_in_the_next_command(runs):
+    assert "train.py config/train_prince.py --dataset=clocks --out_dir=out-clocks" in runs["book"].out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "name, command, words",
+    [
+        ("offline", "prince", ["could not download", "prince/input.txt by hand", "data/tale/prepare.py"]),
+        ("many", COMMANDS["many"][0], ["nowhere.txt cannot be read"]),
+        ("many", COMMANDS["many"][1], ["no text", "book/prepare.py --input=my_book.txt --dataset=my_book"]),
+        ("many", COMMANDS["many"][2], ["no name", "--input=wrapped.txt --dataset=wrapped"]),
+        ("many", COMMANDS["many"][3], ["--dataset=../clocks", "letters, digits"]),
+        ("many", COMMANDS["many"][4], ["--dataset=prince", "script of its own"]),
+        ("many", COMMANDS["many"][5], ["empty.txt is empty"]),
+        ("many", COMMANDS["many"][6], ["frame.txt holds nothing but"]),
+        ("many", COMMANDS["many"][7], ["could not download http://example.org/a.txt", "save the text as a file"]),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_and_leaves_nothing_behind(runs, name, command, words):
+    status, out, err, unchanged = runs[name].answers[command]
+    assert (status, out, err.count("\n"), unchanged) == (1, "", 1, True), err
+    assert all(word in err.replace(os.sep, "/") for word in words), err

@@ -1,0 +1,480 @@
+"""llm/text.py: reading, downloading, cleaning and unwrapping, with texts of our own and a server on this machine."""
+
+import http.server
+import textwrap
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.configurator import UserError
+from llm.text.clean import clean_scan, strip_gutenberg, unwrap
+from llm.text.download import download, obtain
+from llm.text.formats import read_text, source_of
+
+PARAGRAPHS = [
+    "The ferry left the north bank a little after six, and nobody on it spoke. There was a goat, two sacks of salt, "
+    "a girl with a lantern that had gone out, and the ferryman, who had crossed so often that he no longer looked at "
+    "the water but only at the sky above it, where he said the real river was.",
+    "Halfway over, the rope began to hum. The girl had heard of this from her uncle, who heard it once and moved "
+    "inland for good. She put down the lantern and held the goat by its collar, since somebody ought to be held.",
+    '"It only sings when the moon pulls at it," said the ferryman, and then, because she did not seem to believe him, '
+    "he sang the same note himself, quite softly, until the rope fell silent out of politeness.",
+    "On the south bank a boy was waiting with a list. He wrote down the goat, the salt, the girl and the lantern, "
+    "asked whether the lantern was to be entered as lit or unlit, and seemed to find the answer a great relief.",
+]
+BOOK = "\n\n".join(PARAGRAPHS) + "\n"
+VERSE = """The heron stands where the river bends,
+And counts the boats that pass;
+He has no enemies, no friends,
+No letters and no looking-glass.
+
+The ferry comes, the ferry goes,
+The rope hums in the rain;
+And all the things a heron knows
+He never tells again.
+"""
+
+
+def wrapped(width: int = 72) -> str:
+    return "\n\n".join(textwrap.fill(p, width, break_on_hyphens=False) for p in PARAGRAPHS) + "\n"
+
+
+def printed_width(word: str) -> float:
+    """Width in a proportional font, in average letters."""
+    return sum(0.5 if c in "iljtf.,'\"" else 1.4 if c in "mwMW" else 1.0 for c in word)
+
+
+def typeset(paragraph: str, width: float = 62) -> list[str]:
+    """Lines as a scanner finds them in a printed book: equally wide on paper, not in characters."""
+    lines, used = [""], 0.0
+    for word in paragraph.split():
+        if used + printed_width(word) > width:
+            lines, used = [*lines, ""], 0.0
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        used += printed_width(word) + 0.7
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# read_text
+
+
+def read_bytes(tmp_path, data: bytes) -> tuple[str, list[str]]:
+    (tmp_path / "book.txt").write_bytes(data)
+    return read_text(tmp_path / "book.txt")
+
+
+def test_reads_plain_utf8_without_a_note(tmp_path):
+    assert read_bytes(tmp_path, "café\nau lait\n".encode()) == ("café\nau lait\n", [])
+
+
+def test_removes_a_byte_order_mark(tmp_path):
+    assert read_bytes(tmp_path, b"\xef\xbb\xbfhello\n") == ("hello\n", ["UTF-8 BOM removed"])
+
+
+def test_converts_crlf_line_ends(tmp_path):
+    assert read_bytes(tmp_path, b"one\r\ntwo\r\n") == ("one\ntwo\n", ["CRLF line ends converted"])
+
+
+def test_converts_lone_carriage_returns(tmp_path):
+    assert read_bytes(tmp_path, b"one\rtwo\r") == ("one\ntwo\n", ["CR line ends converted"])
+
+
+def test_reads_latin1_and_names_the_first_byte_that_is_not_utf8(tmp_path):
+    text, notes = read_bytes(tmp_path, "a café".encode("latin-1"))
+    assert (text, notes) == ("a café", ["read as latin-1: byte 0xe9 at position 5 is not UTF-8"])
+
+
+def test_reads_the_curly_quotes_of_windows(tmp_path):
+    text, notes = read_bytes(tmp_path, "“so”".encode("windows-1252"))
+    assert text == "“so”" and "windows-1252" in notes[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_reads_utf16_by_its_mark(tmp_path, encoding):
+    assert read_bytes(tmp_path, "\ufeffélan\r\n".encode(encoding))[0] == "élan\n"
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [(b"", "is empty"), (b" \n\t\r\n", "is empty"), (b"MZ\0\0\x90", "not text"), (b"\xff\xfea\0b", "not text")],
+)
+def test_refuses_a_file_without_text(tmp_path, data, words):
+    with pytest.raises(UserError, match=words):
+        read_bytes(tmp_path, data)
+
+
+def test_names_a_file_that_is_missing(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.txt cannot be read \(No such file"):
+        read_text(tmp_path / "nowhere.txt")
+
+
+def test_refuses_a_folder(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_text(tmp_path)
+
+
+def test_says_that_permission_is_missing(tmp_path, monkeypatch):
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)  # root, who runs tests in containers, may read anything
+    with pytest.raises(UserError, match="Permission denied"):
+        read_text(tmp_path / "secret.txt")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# download
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, kind, length, body = {
+            "/book.txt": (200, "text/plain; charset=utf-8", len(BOOK), BOOK.encode()),
+            "/bytes": (200, "application/octet-stream", len(BOOK), BOOK.encode()),
+            "/html": (200, "text/html", 30, b"<html>Please log in</html>    "),
+            "/disguised": (200, "text/plain", 30, b"<!DOCTYPE html>Please log in   "[:30]),
+            "/pdf": (200, "application/pdf", len(BOOK), BOOK.encode()),
+            "/broken": (200, "text/plain", 10 * len(BOOK), BOOK.encode()),
+            "/drip": (200, "text/plain", 10_000, b""),
+        }.get(self.path, (404, "text/plain", 4, b"gone"))
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        try:
+            self.wfile.write(body)
+            while self.path == "/drip" and not self.server.stopping:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+        except OSError:
+            pass
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.stopping = False
+        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.stopping = True
+        httpd.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def get(url, path, **changes) -> None:
+    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "", "by_hand": "Type THIS.", "timeout": 5.0}
+    download(url, path, **checks | changes)
+
+
+def test_downloads_a_text_and_makes_its_folder(server, tmp_path):
+    get(f"{server}/book.txt", tmp_path / "new" / "input.txt", must_contain="FERRYMAN")
+    assert (tmp_path / "new" / "input.txt").read_text(encoding="utf-8") == BOOK
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["input.txt"]
+
+
+def test_takes_bytes_of_no_particular_type(server, tmp_path):
+    get(f"{server}/bytes", tmp_path / "input.txt")
+    assert (tmp_path / "input.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "page, changes, words",
+    [
+        ("html", {}, "text/html, not a plain text"),
+        ("disguised", {}, "not a plain text"),
+        ("pdf", {}, "application/pdf, not a plain text"),
+        ("missing", {}, "the server answered 404"),
+        ("book.txt", {"min_bytes": 4000}, "expected at least 4,000"),
+        ("book.txt", {"max_bytes": 500}, "more than 500 bytes"),
+        ("book.txt", {"must_contain": "little prince"}, "'little prince' do not occur"),
+        ("broken", {}, "broke off midway"),
+    ],
+)
+def test_a_wrong_answer_is_one_line_and_leaves_no_file(server, tmp_path, page, changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        get(f"{server}/{page}", tmp_path / "new" / "input.txt", **changes)
+    assert str(error.value).endswith("; Type THIS.") and len(str(error.value)) < 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_drips_is_cut_off_at_the_deadline(server, tmp_path):
+    """requests' own timeout never ends this download: a byte arrives every 20 ms."""
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no complete answer within 0.3 seconds"):
+        get(f"{server}/drip", tmp_path / "input.txt", timeout=0.3)
+    assert time.monotonic() - start < 1.5 and list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_connection_is_said_in_words(tmp_path):
+    with pytest.raises(UserError, match="no connection"):
+        get("http://127.0.0.1:1/book.txt", tmp_path / "input.txt")
+
+
+def test_an_unusable_address_is_said_in_words(tmp_path):
+    with pytest.raises(UserError, match="no usable address"):
+        get("http:///book.txt", tmp_path / "input.txt")
+
+
+def test_a_failed_download_keeps_the_older_file(server, tmp_path):
+    (tmp_path / "input.txt").write_text("older", encoding="utf-8")
+    with pytest.raises(UserError):
+        get(f"{server}/html", tmp_path / "input.txt")
+    assert (tmp_path / "input.txt").read_text(encoding="utf-8") == "older"
+
+
+@pytest.mark.parametrize("stop, seen", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space"), UserError)])
+def test_nothing_half_written_stays_after_ctrl_c_or_on_a_full_disk(server, tmp_path, monkeypatch, stop, seen):
+    def stopped(descriptor):
+        raise stop
+
+    monkeypatch.setattr("os.fsync", stopped)
+    with pytest.raises(seen):
+        get(f"{server}/book.txt", tmp_path / "input.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_obtain_prefers_a_given_file_then_input_txt_then_the_download(server, tmp_path):
+    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "ferry", "instead": "THAT"}
+    url = f"{server}/book.txt"
+    assert obtain(tmp_path, url, "given.txt", **checks)[0].name == "given.txt"
+    assert obtain(tmp_path, url, None, **checks) == (tmp_path / "input.txt", url)
+    (tmp_path / "input.txt").write_text("by hand", encoding="utf-8")
+    assert obtain(tmp_path, url, None, **checks) == (tmp_path / "input.txt", None)
+    assert (tmp_path / "input.txt").read_text(encoding="utf-8") == "by hand"
+
+
+def test_obtain_says_where_to_put_the_text_and_what_works_without(server, tmp_path):
+    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "", "instead": "python tale.py"}
+    with pytest.raises(UserError) as error:
+        obtain(tmp_path, f"{server}/missing", None, **checks)
+    assert str(tmp_path / "input.txt") in str(error.value) and str(error.value).endswith(": python tale.py")
+
+
+def test_the_source_names_the_file_and_hashes_its_raw_bytes(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert source_of(tmp_path / "a.txt") == {"file": "a.txt", "sha256": sha256}
+    assert source_of(tmp_path / "a.txt", "http://x")["url"] == "http://x"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# strip_gutenberg
+
+HEADER = "The Project Gutenberg EBook of The Ferry, by Nobody\n\nThis eBook is for the use of anyone anywhere.\n\n"
+LICENCE = "\n\nUpdated editions will replace the previous one.\n"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "*** START OF THE PROJECT GUTENBERG EBOOK THE FERRY ***",
+        "***START OF THIS PROJECT GUTENBERG EBOOK THE\nFERRY, AND OTHER TALES OF THE RIVER***",
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*",
+    ],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        "*** END OF THE PROJECT GUTENBERG EBOOK THE FERRY ***",
+        "End of the Project Gutenberg EBook of Ferry, by\nNobody\n\n*** END OF THIS PROJECT GUTENBERG EBOOK FERRY ***",
+        "End of Project Gutenberg's The Ferry, by Nobody",
+    ],
+)
+def test_takes_the_book_out_of_project_gutenbergs_frame(start, end):
+    text, notes = strip_gutenberg(f"{HEADER}{start}\n\n\n{BOOK}\n\n{end}{LICENCE}")
+    assert text == BOOK and len(notes) == 2
+
+
+def test_a_text_without_a_frame_is_unchanged():
+    text = BOOK + "\n*** THE END ***\n"
+    assert strip_gutenberg(text) == (text, [])
+
+
+def test_only_the_first_start_and_the_last_end_count():
+    start, end = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK THE FERRY ***\n" for word in ("START", "END"))
+    assert strip_gutenberg(f"{start}{BOOK}{start}{end}{BOOK}{end}")[0] == f"{BOOK}{start}{end}{BOOK}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# clean_scan
+
+
+def scanned(pages: list[str], mark: str = "{}") -> str:
+    return "\n\n".join(f"{page}\n\n{mark.format(n)}" for n, page in enumerate(pages, 11)) + "\n"
+
+
+PAGES = [
+    "The ferry left the north bank a little after\nsix, and nobody on it",
+    "spoke. There was a goat.\n\nHalfway over, the rope began to hum.",
+    "The girl had heard of this from her uncle,",
+    "who heard it once and moved inland for good.",
+]
+
+
+@pytest.mark.parametrize("mark", ["{}", "- {} -", "[{}]", "  — {} —  "])
+def test_removes_page_numbers_and_closes_up_sentences_across_pages(mark):
+    text, notes = clean_scan(scanned(PAGES, mark))
+    assert text.split() == " ".join(PAGES).split()
+    assert "nobody on it\nspoke." in text and "to hum.\n\nThe girl" in text and "uncle,\nwho" in text
+    assert "page numbers removed: 4" in notes
+
+
+def test_removes_form_feeds_and_the_numbers_beside_them():
+    text, notes = clean_scan("One page.\n1\n\f2\nAnother page, which goes\n\n3\n\fon here.\n")
+    assert text == "One page.\n\nAnother page, which goes\non here.\n"
+    assert notes == ["form feeds removed: 2", "page numbers removed: 3"]
+
+
+def test_a_year_alone_on_a_line_survives():
+    assert "\n1943\n" in clean_scan(scanned([*PAGES, "THE FERRY\n\n1943\n\nFor my uncle."]))[0]
+
+
+def test_numbers_of_chapters_survive():
+    text = "\n\n".join(f"{n}\n\n{paragraph}" for n, paragraph in enumerate(PARAGRAPHS, 1))
+    assert clean_scan(text) == (text, [])
+
+
+def test_a_chapters_number_among_page_numbers_survives():
+    pages = [*PAGES, "Nothing else was said.\n\n\n4\n\nOn the south bank a boy was", "waiting with a list."]
+    assert "\n4\n\nOn the south" in clean_scan(scanned(pages))[0]
+
+
+def test_a_number_inside_a_paragraph_survives():
+    text = "They counted\n12\nand then\n13\nand then\n14\nherons.\n"
+    assert clean_scan(text) == (text, [])
+
+
+def test_trailing_spaces_and_long_gaps_are_cut():
+    text, notes = clean_scan("One. \nTwo.\t\n\n\n\n\nThree.\n")
+    assert (text, notes) == ("One.\nTwo.\n\n\nThree.\n", ["trailing spaces removed: 2", "long gaps removed: 1"])
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(st.lists(st.sampled_from(["12", "- 3 -", "[4]", "5", "6", "IV", "a b", "Ä.", " ", "\f", "\n", "\n\n", "1943"])))
+def test_clean_scan_keeps_every_letter(parts):
+    text = "\n".join(parts)
+    assert [c for c in clean_scan(text)[0] if c.isalpha()] == [c for c in text if c.isalpha()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# unwrap
+
+
+@pytest.mark.parametrize("width", [45, 60, 72, 79])
+def test_joins_wrapped_lines_into_the_paragraphs_they_were(width):
+    assert unwrap(wrapped(width))[0] == BOOK
+
+
+def test_says_how_many_lines_were_joined():
+    assert unwrap(wrapped())[1] == [f"wrapped lines joined: {wrapped().count(chr(10)) - BOOK.count(chr(10))}"]
+
+
+def test_joins_the_ragged_lines_of_a_printed_page():
+    scan = "\n\n".join(" \n".join(typeset(paragraph)) for paragraph in PARAGRAPHS) + "\n"
+    assert len({len(line) for line in scan.split("\n")}) > 8, "not ragged"
+    assert unwrap(scan)[0] == BOOK
+
+
+def test_paragraphs_on_one_line_each_stay():
+    for text in (BOOK, BOOK.replace("\n\n", "\n")):
+        assert unwrap(text) == (text, [])
+
+
+def test_verse_stays():
+    assert unwrap(VERSE) == (VERSE, [])
+
+
+def test_verse_without_capitals_stays():
+    assert unwrap(VERSE.lower()) == (VERSE.lower(), [])
+
+
+def test_a_play_in_verse_stays():
+    play = f"FERRYMAN:\n{VERSE}\nGIRL:\n{VERSE}"
+    assert unwrap(play) == (play, [])
+
+
+def test_verse_headings_and_short_lines_inside_a_wrapped_book_stay():
+    letter = "The Ferry House,\nSouth Bank,\nthe third of May.\n\nDear uncle,\n\nthe goat is well.\n"
+    items = "1. a goat\n2. two sacks of salt, of which one had already been opened by the\n3. ferryman\n"
+    other = f"CHAPTER II\nThe Rope\n\n{VERSE}\n{letter}\n{items}"
+    assert unwrap(f"{wrapped()}\n{other}\n{wrapped()}")[0] == f"{BOOK}\n{other}\n{BOOK}"
+
+
+def test_a_table_of_contents_stays():
+    contents = "\n".join(f"{title} ".ljust(68, ".") + f" {n:3}" for n, title in enumerate(["rope", "list", "salt"]))
+    assert unwrap(f"{contents}\n\n{wrapped()}")[0] == f"{contents}\n\n{BOOK}"
+
+
+def test_an_indented_line_begins_a_paragraph():
+    indented = [textwrap.fill(p, 72, initial_indent="   ", break_on_hyphens=False) for p in PARAGRAPHS]
+    assert unwrap("\n".join(indented))[0] == "\n".join("   " + p for p in PARAGRAPHS)
+
+
+def test_dialogue_without_blank_lines_stays_apart():
+    talk = '"Is it far?" asked the girl.\n"It is as far as it is wide," said the ferryman.\n"And back?"\n'
+    assert unwrap(f"{wrapped()}\n{talk}")[0] == f"{BOOK}\n{talk}"
+
+
+def test_a_line_that_an_editor_shortened_is_joined_too():
+    assert "nobody on it spoke. There was a goat, two\n" in wrapped(50), "the change below is not in the middle"
+    shortened = wrapped(50).replace("There was a goat, two\n", "A goat, two\n")
+    assert unwrap(shortened)[0] == BOOK.replace("There was a goat, two", "A goat, two")
+
+
+def hyphenated(first: str, second: str, elsewhere: str = "") -> str:
+    """The line that comes of a wrapped paragraph in which one line ends with `first` and the next begins so."""
+    lines = wrapped().split("\n")
+    lines[1] = lines[1][: 71 - len(first)] + " " + first
+    return unwrap("\n".join([*lines[:2], second + " " + lines[2], *lines[3:], elsewhere]))[0].split("\n")[0]
+
+
+def test_a_hyphen_goes_where_the_text_has_the_whole_word_elsewhere():
+    assert " lantern the " not in BOOK and " something " in hyphenated("some-", "thing", "Something else.")
+
+
+def test_a_hyphen_stays_where_the_text_never_has_the_whole_word():
+    assert " lantern-light " in hyphenated("lantern-", "light")
+
+
+def test_a_dash_gets_no_space():
+    assert " rope--which " in hyphenated("rope--", "which") and " rope—which " in hyphenated("rope—", "which")
+
+
+def test_a_dash_between_spaces_keeps_them():
+    assert " rope -- which " in hyphenated("rope --", "which")
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["", "", "  indented line", "1. item", "some-", "THE END", "word--", "a\tb"]),
+            st.sampled_from(VERSE.split("\n")),
+            st.text(st.sampled_from("ab  -.A"), max_size=90),
+            st.sampled_from(wrapped(60).split("\n")),
+        ),
+        max_size=40,
+    )
+)
+def test_unwrap_keeps_all_but_line_ends_and_hyphens_and_is_idempotent(lines):
+    text = "\n".join(lines)
+    once = unwrap(text)[0]
+    assert "".join(once.split()).replace("-", "") == "".join(text.split()).replace("-", "")
+    assert unwrap(once)[0] == once
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(st.integers(42, 100))
+def test_unwrap_restores_the_book_at_any_width(width):
+    assert unwrap(wrapped(width)) == (BOOK, unwrap(wrapped(width))[1])
