@@ -58,9 +58,9 @@ def instruction_set() -> str:
     return f"{platform.machine()} {' '.join(known)}"
 
 
-def seconds_of(work: Callable[[], object], on: Runtime) -> float:
+def seconds_of(work: Callable[[], object], rt: Runtime) -> float:
     """Seconds that it takes, the GPU's part included."""
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(on.device.type, lambda: None)
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(rt.device.type, lambda: None)
     wait()
     began = time.perf_counter()
     work()
@@ -68,16 +68,16 @@ def seconds_of(work: Callable[[], object], on: Runtime) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(works: list[Callable[[], object]], repeats: int, on: Runtime) -> list[float]:
+def in_turns(works: list[Callable[[], object]], repeats: int, rt: Runtime) -> list[float]:
     """Median seconds of each, measured in turns after one round that does not count."""
-    rounds = [[seconds_of(work, on) for work in works] for _ in range(repeats + 1)]
+    rounds = [[seconds_of(work, rt) for work in works] for _ in range(repeats + 1)]
     return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
 
 
-def product_rate(dtype: torch.dtype, on: Runtime, size: int = 2048) -> float:
+def product_rate(dtype: torch.dtype, rt: Runtime, size: int = 2048) -> float:
     """FLOP/s of a size x size x size matrix product, median of 9."""
-    a = torch.randn(size, size, device=on.device).to(dtype)
-    return 2 * size**3 / in_turns([lambda: a @ a], 9, on)[0]
+    a = torch.randn(size, size, device=rt.device).to(dtype)
+    return 2 * size**3 / in_turns([lambda: a @ a], 9, rt)[0]
 
 
 def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> int:
@@ -85,17 +85,17 @@ def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> in
     return 6 * (12 * n_layer * n_embd**2 + rows * n_embd) + 12 * n_layer * n_embd * block_size
 
 
-def our_update(cfg: train.Settings, on: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
+def our_update(cfg: train.Settings, rt: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
     """One update as train.py makes it: corpus softmax, and bfloat16 where there is one."""
-    model = GPT(build.model_config(cfg, CORPUS), others=TABLE - CORPUS + 1).to(on.device)
+    model = GPT(build.model_config(cfg, CORPUS), others=TABLE - CORPUS + 1).to(rt.device)
     optimizers = build.make_optimizers(model, cfg)
-    place_weights = build.place_weights_of(cfg, cfg.block_size, on)
-    x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=on.device)
-    step_model = runtime.compiled_or_eager(model, x, x, place_weights, on) if on.compile else model
+    position_weights = build.position_weights_of(cfg, cfg.block_size, rt)
+    x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=rt.device)
+    step_model = runtime.compiled_or_eager(model, x, x, position_weights, rt) if rt.compile else model
 
     def update() -> None:
-        with on.autocast():
-            loss = step_model(x, x, place_weights=place_weights)[1]
+        with rt.autocast():
+            loss = step_model(x, x, position_weights=position_weights)[1]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         for optimizer in optimizers:
@@ -133,10 +133,10 @@ class Peer:
     A process of its own, so that what this one asked of the C library (runtime.keep_freed_memory) does not help there.
     """
 
-    def __init__(self, on: Runtime, make: Callable, *arguments):
+    def __init__(self, rt: Runtime, make: Callable, *arguments):
         context = multiprocessing.get_context("spawn")
         self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=self._work, args=(far_end, on, make, arguments), daemon=True)
+        self.process = context.Process(target=self._work, args=(far_end, rt, make, arguments), daemon=True)
         self.process.start()
         far_end.close()
 
@@ -152,19 +152,19 @@ class Peer:
         return self.connection.recv()
 
     @staticmethod
-    def _work(connection, on: Runtime, make: Callable, arguments: tuple) -> None:
-        if on.device.type == "cuda":
-            torch.cuda.set_device(on.device)
+    def _work(connection, rt: Runtime, make: Callable, arguments: tuple) -> None:
+        if rt.device.type == "cuda":
+            torch.cuda.set_device(rt.device)
         work = make(*arguments)
         with contextlib.suppress(EOFError):
             while True:
-                connection.send(seconds_of(functools.partial(work, *connection.recv()), on))
+                connection.send(seconds_of(functools.partial(work, *connection.recv()), rt))
 
 
-def beside_hugging_face(cfg: train.Settings, ours: Callable[[], None], repeats: int, on: Runtime) -> tuple:
+def beside_hugging_face(cfg: train.Settings, ours: Callable[[], None], repeats: int, rt: Runtime) -> tuple:
     """Median seconds of an update, (ours, Hugging Face's), in turns after one round that does not count."""
-    with Peer(on, hugging_face_update, cfg, on.device) as theirs:
-        rounds = [(seconds_of(ours, on), theirs()) for _ in range(repeats + 1)]
+    with Peer(rt, hugging_face_update, cfg, rt.device) as theirs:
+        rounds = [(seconds_of(ours, rt), theirs()) for _ in range(repeats + 1)]
     return tuple(statistics.median(times) for times in zip(*rounds[1:], strict=True))
 
 
@@ -173,20 +173,20 @@ def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return torch.optim.Muon(of.param_groups[0]["params"], lr=1e-4, weight_decay=0.0)
 
 
-def report_training(repeats: int, on: Runtime) -> None:
+def report_training(repeats: int, rt: Runtime) -> None:
     """Prints the tables."""
-    rates = {dtype: product_rate(dtype, on) for dtype in (torch.bfloat16, torch.float32)}
+    rates = {dtype: product_rate(dtype, rt) for dtype in (torch.bfloat16, torch.float32)}
     names = {dtype: str(dtype).removeprefix("torch.") for dtype in rates}
     print("matrix products: " + ", ".join(f"{names[d]} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
     print("\n| training | llm, tokens/s | share of that rate | Hugging Face, float32, tokens/s | ratio |")
     print("|---|---|---|---|---|", flush=True)
     muon = None
     for name, model in models().items():
-        update, optimizers = our_update(model, on)
+        update, optimizers = our_update(model, rt)
         muon = muon or optimizers[1]
-        ours, theirs = beside_hugging_face(model, update, repeats, on)
+        ours, theirs = beside_hugging_face(model, update, repeats, rt)
         tokens = model.batch_size * model.block_size
-        rate = rates.get(on.dtype, rates[torch.float32])
+        rate = rates.get(rt.dtype, rates[torch.float32])
         share = flops_per_token(model.n_layer, model.n_embd, model.block_size, CORPUS) * tokens / ours / rate
         print(
             f"| {name} | {tokens / ours:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / ours:.1f} |",
@@ -195,7 +195,7 @@ def report_training(repeats: int, on: Runtime) -> None:
     matrices = muon.param_groups[0]["params"]
     for p in matrices:
         p.grad = torch.randn_like(p)
-    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], repeats, on)
+    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], repeats, rt)
     print(
         f"\nMuon, an update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}",
         flush=True,
@@ -204,10 +204,10 @@ def report_training(repeats: int, on: Runtime) -> None:
 
 def main(cfg: Settings) -> None:
     require("transformers", "dev")
-    on = runtime.start(cfg)
-    print(f"{on.describe()}\n{instruction_set()}, torch {torch.__version__}")
+    rt = runtime.start(cfg)
+    print(f"{rt.describe()}\n{instruction_set()}, torch {torch.__version__}")
     if cfg.training:
-        report_training(cfg.repeats, on)
+        report_training(cfg.repeats, rt)
     if cfg.sampling:
         prince = next(iter(models().values()))
         bench_sampling.report(prince, cfg.out_dir, Peer, cfg.repeats, runtime.start(cfg, use="sample"))

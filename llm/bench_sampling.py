@@ -21,8 +21,8 @@ import torch
 from llm import sample
 from llm.model import GPT
 from llm.reading import load
-from llm.reading.generate import drawable_ids, generate
-from llm.reading.reader import MOST, Reader
+from llm.reading.generate import allowed_ids, generate
+from llm.reading.reader import MAX_BATCH, Reader
 from llm.runtime import Runtime
 from llm.storage import checkpoint
 from llm.storage.pretrained import load_model
@@ -39,7 +39,7 @@ class Subject:
     """A model, the ids that it may draw, a prompt of 8 tokens, and the book to guess from if there is one."""
 
     model: GPT
-    drawable: torch.Tensor
+    allowed: torch.Tensor
     prompt: list[int]
     book: np.ndarray | None
 
@@ -54,12 +54,12 @@ def subject_of(cfg, out_dir: str | None) -> Subject:
     model, words, info = load_model(out_dir, "ckpt.pt", torch.device("cpu"))
     book = load.book_tokens(info)
     prompt = [464, 3329, 318, 2258, 287, 262, 2603, 13] if book is None else book[len(book) // 2 :][:8].tolist()
-    return Subject(model, drawable_ids(info.corpus_ids, words.vocab_size), prompt, book)
+    return Subject(model, allowed_ids(info.corpus_ids, words.vocab_size), prompt, book)
 
 
 def our_generate(of: Subject, dtype: torch.dtype, *, guess: bool):
     """draw(n_tokens, n_samples) as sample.py draws; guess: from the book, as it does."""
-    reader = Reader(of.model, of.drawable, dtype, book=of.book if guess else None)
+    reader = Reader(of.model, of.allowed, dtype, book=of.book if guess else None)
 
     def draw(n_tokens: int, n_samples: int = 1) -> None:
         for _ in generate(reader, of.prompt, max_new_tokens=n_tokens, sampling=DRAWN, numbers=range(n_samples)):
@@ -68,13 +68,13 @@ def our_generate(of: Subject, dtype: torch.dtype, *, guess: bool):
     return draw
 
 
-def uncached_generate(of: Subject, on: Runtime):
+def uncached_generate(of: Subject, rt: Runtime):
     """draw(n_tokens) as nanoGPT draws: the whole context is computed anew for each token, in float32."""
     model = of.model
 
     @torch.no_grad()
     def draw(n_tokens: int) -> None:
-        idx = torch.tensor([of.prompt], device=on.device)
+        idx = torch.tensor([of.prompt], device=rt.device)
         for _ in range(n_tokens):
             logits = model(idx[:, -model.config.block_size :])[0][:, -1] / DRAWN.temperature
             logits[logits < logits.topk(DRAWN.top_k)[0][:, -1:]] = -torch.inf
@@ -141,7 +141,7 @@ def read_bandwidth(device: torch.device) -> float:
 def bytes_a_token(of: Subject, dtype: torch.dtype) -> int:
     """Of the weights that one new token must be multiplied with: the blocks', and the head's rows, in one dtype."""
     shape = of.model.config
-    return (12 * shape.n_layer * shape.n_embd**2 + len(of.drawable) * shape.n_embd) * dtype.itemsize
+    return (12 * shape.n_layer * shape.n_embd**2 + len(of.allowed) * shape.n_embd) * dtype.itemsize
 
 
 def seconds_to_the_first_token(folder: Path, repeats: int) -> tuple[float, float]:
@@ -165,7 +165,7 @@ def save_for_sampling(of: Subject, folder: Path) -> None:
         best_val_loss=1e9,
         config={"dataset": "none"},
         tokenizer_description=tokenizer.GPT2_DESCRIPTION,
-        corpus_ids=of.drawable.tolist(),
+        corpus_ids=of.allowed.tolist(),
         loop={},
     )
 
@@ -180,36 +180,36 @@ def seconds_to_say(command: list[str], n_characters: int) -> float:
     return seconds
 
 
-def report(cfg, out_dir: str | None, peer_of: Callable, repeats: int, on: Runtime) -> None:
+def report(cfg, out_dir: str | None, peer_of: Callable, repeats: int, rt: Runtime) -> None:
     """Prints the tables. peer_of: bench.Peer; cfg: train.Settings; out_dir: of a learned model, see `subject_of`."""
     of = subject_of(cfg, out_dir)
-    of.model.to(on.device)
+    of.model.to(rt.device)
     short = min(SHORT, of.model.config.block_size - len(of.prompt))
-    ways = {"": our_generate(of, on.dtype, guess=True)}
+    ways = {"": our_generate(of, rt.dtype, guess=True)}
     if of.book is not None:
-        ways[", nothing guessed"] = our_generate(of, on.dtype, guess=False)
-    with peer_of(on, hugging_face_generate, cfg, out_dir, on.device) as theirs:
+        ways[", nothing guessed"] = our_generate(of, rt.dtype, guess=False)
+    with peer_of(rt, hugging_face_generate, cfg, out_dir, rt.device) as theirs:
         rounds = []
         for _ in range(repeats + 1):
-            first = [theirs(1), theirs(short), theirs(1, MOST), theirs(short, MOST)]
+            first = [theirs(1), theirs(short), theirs(1, MAX_BATCH), theirs(short, MAX_BATCH)]
             rounds.append([first[0], first[1] - first[0], first[3] - first[2]])
             for draw in ways.values():
                 first = timed(draw, 1)
                 rounds[-1] += [first, timed(draw, short) - first, timed(draw, LONG) - first]
-                rounds[-1] += [timed(draw, short, MOST) - timed(draw, 1, MOST)]
+                rounds[-1] += [timed(draw, short, MAX_BATCH) - timed(draw, 1, MAX_BATCH)]
         hf_first, hf_one, hf_eight, *ours = map(statistics.median, zip(*rounds[1:], strict=True))
-    uncached = uncached_generate(of, on)
+    uncached = uncached_generate(of, rt)
     slow = statistics.median(timed(uncached, LONG) - timed(uncached, 1) for _ in range(min(repeats, 3)))
-    bandwidth = read_bandwidth(on.device)
-    floor = bytes_a_token(of, on.dtype) / bandwidth
-    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {bytes_a_token(of, on.dtype) / 1e6:.0f} MB")
+    bandwidth = read_bandwidth(rt.device)
+    floor = bytes_a_token(of, rt.dtype) / bandwidth
+    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {bytes_a_token(of, rt.dtype) / 1e6:.0f} MB")
     print("\n| sampling | llm, tokens/s | beside | tokens/s | ratio |\n|---|---|---|---|---|")
-    rate, many = short - 1, MOST * (short - 1)
+    rate, many = short - 1, MAX_BATCH * (short - 1)
     for way in ways:
         first, one, long, eight, *ours = ours
         rows = [
             (f"1 sample, {short} tokens", rate / one, "Hugging Face, float32, cache", rate / hf_one),
-            (f"{MOST} samples, {short} tokens", many / eight, "Hugging Face, float32, cache", many / hf_eight),
+            (f"{MAX_BATCH} samples, {short} tokens", many / eight, "Hugging Face, float32, cache", many / hf_eight),
             (f"1 sample, {LONG} tokens", (LONG - 1) / long, "without a cache, float32", (LONG - 1) / slow),
             (f"1 sample, {short} tokens", rate / one, "all weights read from memory for each token", 1 / floor),
         ]

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from llm.configurator import UserError, from_here, require, run_script
-from llm.files import write_whole
+from llm.files import write_atomic
 from llm.model import GPT
 from llm.runtime import notice
 from llm.storage import huggingface
@@ -70,9 +70,9 @@ def write_tokenizer(folder: Path) -> None:
     end = "<|endoftext|>"
     config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "add_bos_token": False}
     config |= {"bos_token": end, "eos_token": end, "unk_token": end}
-    write_whole(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
-    write_whole(folder / "merges.txt", merges.encode())
-    write_whole(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_atomic(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
+    write_atomic(folder / "merges.txt", merges.encode())
+    write_atomic(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def gguf_name(name: str) -> str:
@@ -200,7 +200,7 @@ def main(cfg: Settings) -> None:
         else:
             write_gguf(model, folder / "model.gguf", to.name)
         how = TRANSFORMERS if cfg.format == "hf" else LLAMA
-        write_whole(folder / "README.md", card(model, info, to.name, how).encode())
+        write_atomic(folder / "README.md", card(model, info, to.name, how).encode())
         names = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in folder.iterdir())
     print(f"wrote to {from_here(to)}: {', '.join(names)}")
 

@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends, and not at all if it raises.
 
     A reader finds the old bytes or the new ones, never a part, even after a power cut. needed: bytes that must be free
@@ -45,20 +45,20 @@ def whole_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Writes a whole file of these bytes."""
-    with whole_file(path) as f:
+    with atomic_file(path) as f:
         f.write(data)
 
 
-def remove_parts(folder: Path, name: str) -> None:
+def remove_temporary_files(folder: Path, name: str) -> None:
     """Removes what a process that was killed while writing left of files whose names match."""
     for part in folder.glob(f".{name}.*.tmp"):
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Holds the folder for this process until the block ends, or the process does, however it dies.
 
     UserError, naming the process that has it, if there is one.

@@ -159,13 +159,13 @@ class GPT(nn.Module):
         self,
         idx: torch.Tensor,
         targets: torch.Tensor | None = None,
-        place_weights: torch.Tensor | None = None,
+        position_weights: torch.Tensor | None = None,
     ):
         """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
         targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None.
 
-        place_weights: (block_size,), what each place of a window counts for in the mean, with no target of -1; None =
-        all alike.
+        position_weights: (block_size,), weight of each position in the mean loss (then no target may be -1); None = all
+        equal.
         """
         x = self.hidden(idx)
         if targets is None:
@@ -173,11 +173,11 @@ class GPT(nn.Module):
         logits = self.lm_head(x)
         if self.others:
             logits[..., -1] += math.log(self.others)
-        if place_weights is None:
+        if position_weights is None:
             return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-        place_weights = place_weights[: targets.size(1)]
+        position_weights = position_weights[: targets.size(1)]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return logits, (losses.view_as(targets).mean(0) * place_weights).sum() / place_weights.sum()
+        return logits, (losses.view_as(targets).mean(0) * position_weights).sum() / position_weights.sum()
 
 
 class NoInit(TorchFunctionMode):

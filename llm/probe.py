@@ -12,10 +12,10 @@ import numpy as np
 
 from llm import sample
 from llm.configurator import UserError, run_script
-from llm.reading.cite import FEWEST_WORDS, Book
+from llm.reading.cite import MIN_WORDS, Book
 from llm.reading.generate import generate
 from llm.reading.prompt import encode_prompt
-from llm.reading.recall import CONTROL
+from llm.reading.recall import CONTROL_TEXT
 from llm.text.formats import read_text
 
 PROMPTS = 20  # of each kind
@@ -53,7 +53,7 @@ def prompts_of(words: list[str], joined: str, seed: int) -> list[tuple[str, int]
 
 def foreign_prompts() -> list[str]:
     """Instructions and questions, and beginnings of sentences of the control text."""
-    text, _ = read_text(CONTROL)
+    text, _ = read_text(CONTROL_TEXT)
     sentences = [s.split() for s in " ".join(text.split()).replace("? ", ". ").split(". ")]
     sentences = [s for s in sentences if len(s) >= WORDS[1]]
     chosen = [sentences[n] for n in np.linspace(0, len(sentences) - 1, PROMPTS - len(ASKED)).astype(int)]
@@ -91,9 +91,7 @@ def main(cfg: sample.Drawing) -> None:
         stand, total = stand + found, total + len(said.split())
         print(f"{found / max(1, len(said.split())):>4.0%} of the words: {prompt}")
     print(f"prompts of the book: {recited} of {len(prompts)} continue as it does, for {FOLLOWING} words")
-    print(
-        f"other prompts: {stand / max(1, total):.1%} of the words stand in the book, in spans of {FEWEST_WORDS} or more"
-    )
+    print(f"other prompts: {stand / max(1, total):.1%} of the words stand in the book, in spans of {MIN_WORDS} or more")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from llm import runtime
 from llm.configurator import UserError, run_script
 from llm.reading import recall
-from llm.reading.generate import drawable_ids
+from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
 from llm.runtime import notice
 from llm.storage.pretrained import load_model
@@ -35,19 +35,19 @@ class Settings(runtime.Settings):
 
 
 def main(cfg: Settings) -> None:
-    on = runtime.start(cfg, use="measure")
-    model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
+    rt = runtime.start(cfg, use="measure")
+    model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, rt.device)
     data = Dataset(cfg.dataset or info.dataset)
     if data.tokenizer_description != tokenizer.description:
         raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
     if cfg.dataset is None and info.text_sha256 not in (None, data.train.sha256):
         notice(f"the dataset {data.name} was prepared anew since {info.path} was trained: this is another text")
     control = recall.find_control(cfg.control, data, tokenizer)
-    notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {on.describe()}")
-    drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    lines, figures = recall.report(model, data, drawable=drawable, on=on, control=control)
+    notice(f"{info.path}: step {info.iter_num:,}, dataset {data.name}; {rt.describe()}")
+    allowed = allowed_ids(info.corpus_ids, tokenizer.vocab_size)
+    lines, figures = recall.report(model, data, allowed=allowed, rt=rt, control=control)
     if cfg.recite:
-        reader = Reader(model, drawable, on.dtype, book=data.train.tokens(0, len(data.train)))
+        reader = Reader(model, allowed, rt.dtype, book=data.train.tokens(0, len(data.train)))
         recitation, figures["recitation"] = recall.recite(reader, tokenizer, data.train)
         lines = recitation + lines
     print("\n".join(lines), flush=True)

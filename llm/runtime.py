@@ -206,13 +206,13 @@ def start(
 
 
 def compiled_or_eager(
-    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, place_weights: torch.Tensor | None, on: Runtime
+    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, position_weights: torch.Tensor | None, rt: Runtime
 ) -> torch.nn.Module:
     """torch.compile's version of the model if a first step with it works, else the model, with one warning."""
     try:
         compiled = torch.compile(model)
-        with on.autocast():
-            compiled(x, y, place_weights=place_weights)[1].backward()
+        with rt.autocast():
+            compiled(x, y, position_weights=position_weights)[1].backward()
         return compiled
     except Exception as e:  # the compiler's errors have no common base: whatever it is, eager works
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]

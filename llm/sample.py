@@ -24,11 +24,11 @@ from llm.configurator import (
     UserError,
     run_script,
 )
-from llm.reading.cite import FEWEST_WORDS, Book
+from llm.reading.cite import MIN_WORDS, Book
 from llm.reading.generate import Sampling, generate
 from llm.reading.load import book_text, load_reader
 from llm.reading.prompt import encode_prompt, prompt_notice
-from llm.reading.reader import MOST, Reader
+from llm.reading.reader import MAX_BATCH, Reader
 from llm.reading.stream import TextStream
 from llm.runtime import notice
 from llm.storage.pretrained import Info
@@ -145,7 +145,7 @@ class Writer:
         cut = self.cited.cut(text)
         words = sum(span.words for _, span in cut if span)
         notice(
-            f"{words:,} of {len(text.split()):,} words stand in the book, in spans of {FEWEST_WORDS} words or more: "
+            f"{words:,} of {len(text.split()):,} words stand in the book, in spans of {MIN_WORDS} words or more: "
             "marked, with the place in the text as it was learned"
         )
         return "".join(f"⟦{piece}⟧ ({span.where()})" if span else piece for piece, span in cut)
@@ -179,10 +179,10 @@ def main(cfg: Settings) -> None:
     if cfg.interactive:
         return ask(writer)
     ids = writer.ids(prompt)
-    for first in range(0, cfg.num_samples, MOST):
+    for first in range(0, cfg.num_samples, MAX_BATCH):
         if first > 0:
             print(SEPARATOR)
-        writer.write(prompt, ids, range(first, min(first + MOST, cfg.num_samples)))
+        writer.write(prompt, ids, range(first, min(first + MAX_BATCH, cfg.num_samples)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from llm.serving.completions import Answer, Refused, Request, checked
 from llm.serving.engine import Engine, Full
 
 PAGE = PACKAGE / "serving" / "page.html"
-MOST_BODY = 1_000_000  # bytes of a request
+MAX_BODY_BYTES = 1_000_000  # bytes of a request
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -145,8 +145,8 @@ def make_app(service: Service, cfg: Settings, key: str | None):
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MOST_BODY:
-                raise Refused(400, f"the body has more than {MOST_BODY:,} bytes")
+            if len(body) > MAX_BODY_BYTES:
+                raise Refused(400, f"the body has more than {MAX_BODY_BYTES:,} bytes")
         try:
             return json.loads(body)
         except ValueError:  # also where it is not UTF-8

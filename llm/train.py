@@ -32,10 +32,10 @@ from llm.configurator import (
     command,
     run_script,
 )
-from llm.files import only_writer
+from llm.files import locked_folder
 from llm.network import corpus_softmax as corpus
 from llm.reading import recall
-from llm.reading.generate import drawable_ids
+from llm.reading.generate import allowed_ids
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.training import metrics, optim
@@ -44,7 +44,7 @@ from llm.training.batches import Batches, cut
 from llm.training.evaluation import evaluate_loss, not_finite
 from llm.training.finish import finish, knowledge
 from llm.training.interrupt import Interrupt
-from llm.training.start import build, described, memory_note, place_weights_of
+from llm.training.start import build, described, memory_note, position_weights_of
 
 
 @dataclass(frozen=True)
@@ -126,23 +126,23 @@ def train(cfg: Settings) -> int:
 
 
 def run(cfg: Settings, held: contextlib.ExitStack) -> int:
-    reading, on = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
-    if cfg.gradient_accumulation_steps % on.world_size:
+    reading, rt = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
+    if cfg.gradient_accumulation_steps % rt.world_size:
         raise UserError(
             f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
-            f"multiple of their number, {on.world_size}"
+            f"multiple of their number, {rt.world_size}"
         )
-    micro_steps = cfg.gradient_accumulation_steps // on.world_size  # a rank, an update
+    micro_steps = cfg.gradient_accumulation_steps // rt.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
     resumed = cfg.init_from == "resume"
     metrics.require_services(cfg)
-    cfg, data, model, optimizers, state = build(cfg, on)
+    cfg, data, model, optimizers, state = build(cfg, rt)
     tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
     given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
     short_every = stopping.short_every(len(data.train))
-    scaler = torch.amp.GradScaler(on.device.type, enabled=on.dtype == torch.float16)
+    scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
     scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
     iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
     batches = Batches(
@@ -153,17 +153,17 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         place=state["place"],
         again=state["again"],
         replay=cfg.replay,
-        rank=on.rank,
-        world_size=on.world_size,
+        rank=rt.rank,
+        world_size=rt.world_size,
     )
-    no_recall = recall.obstacle(model.config.block_size, len(data.train))
+    no_recall = recall.recall_obstacle(model.config.block_size, len(data.train))
     ids = state["corpus_ids"]
-    drawable = torch.arange(len(ids)) if data.corpus else drawable_ids(ids, data.encoder.vocab_size)
-    recall_starts = recall.fixed_starts(data.train)
+    allowed = torch.arange(len(ids)) if data.corpus else allowed_ids(ids, data.encoder.vocab_size)
+    recall_starts = recall.sample_starts(data.train)
     exam = None
     if cfg.target_recall and not no_recall:
-        exam = recall.Exam(cfg.target_recall, data.train, model.config.block_size, drawable=drawable, on=reading)
-    place_weights = place_weights_of(cfg, model.config.block_size, on)
+        exam = recall.TargetCheck(cfg.target_recall, data.train, model.config.block_size, allowed=allowed, rt=reading)
+    position_weights = position_weights_of(cfg, model.config.block_size, rt)
     rate = functools.partial(
         optim.learning_rate_at,
         learning_rate=cfg.learning_rate,
@@ -175,13 +175,13 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         decay_lr=cfg.decay_lr,
     )
 
-    if on.is_main and not cfg.eval_only:
+    if rt.is_main and not cfg.eval_only:
         checkpoint.make_out_dir(out_dir)
-        held.enter_context(only_writer(out_dir))
+        held.enter_context(locked_folder(out_dir))
 
-    if on.is_main:
+    if rt.is_main:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
-        print(on.describe())
+        print(rt.describe())
         print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
         print(f"model: {described(model, data, state)}")
         if resumed:
@@ -189,36 +189,36 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         most = "at most " if exam or cfg.target_loss or cfg.patience else ""
         epochs = cfg.max_iters * tokens_per_iter / len(data.train)
         print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
-    if note := memory_note(model, optimizers, cfg, on):
+    if note := memory_note(model, optimizers, cfg, rt):
         notice(note)
     if no_recall and not cfg.eval_only:
         notice(no_recall)
     if cfg.eval_only:
         for name, split in (("train", data.train), ("val", data.val)):
             if split is not None:
-                loss = evaluate_loss(model, split, cfg, on)
-                if on.is_main:
+                loss = evaluate_loss(model, split, cfg, rt)
+                if rt.is_main:
                     print(f"{name} loss {metrics.describe_loss(loss, split)}")
         return 0
 
     # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
     step_model = model
-    if on.compile:
-        x = torch.zeros(cfg.batch_size, model.config.block_size, dtype=torch.int64, device=on.device)
-        step_model = runtime.compiled_or_eager(model, x, x, place_weights, on)
-    if on.world_size > 1:
-        step_model = DistributedDataParallel(step_model, device_ids=[on.device] if on.device.type == "cuda" else None)
+    if rt.compile:
+        x = torch.zeros(cfg.batch_size, model.config.block_size, dtype=torch.int64, device=rt.device)
+        step_model = runtime.compiled_or_eager(model, x, x, position_weights, rt)
+    if rt.world_size > 1:
+        step_model = DistributedDataParallel(step_model, device_ids=[rt.device] if rt.device.type == "cuda" else None)
 
-    if on.is_main:
+    if rt.is_main:
         checkpoint.clear_out_dir(out_dir, resumed=resumed)
         log = held.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
-    saver = checkpoint.Saver(log.settle if on.is_main else None)
+    saver = checkpoint.Saver(log.settle if rt.is_main else None)
 
     with Interrupt() as interrupt:
 
         def save(name: str, *, keep: bool = False) -> str:
             """What went wrong; empty if it is saved. keep: what the disk refuses is kept, for saver.again."""
-            if not on.is_main:
+            if not rt.is_main:
                 return ""
             saving.start()
             loop = dict(place=list(batches.place), again=batches.again, text_sha256=data.train.sha256, before=before)
@@ -240,7 +240,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
 
         def must_be_sound() -> None:
             """UserError if an update since the last check was not: then nothing may be saved."""
-            if (step := on.most(int(broken))) >= 0:
+            if (step := rt.most(int(broken))) >= 0:
                 raise not_finite("the loss or the gradient is not a finite number", step, out_dir)
             if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
                 raise not_finite("the gradient is too large for float16, however it is scaled", iter_num, out_dir)
@@ -251,12 +251,12 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         first_check = stopping.first_check(cfg, rate, len(data.train), tokens_per_iter)
         check_interval = max(1, cfg.max_iters // CHECKS)
         ended, stale = state["ended"], state["stale"]  # why training ends early
-        skipped = torch.tensor(state["skipped"], device=on.device)  # updates, by float16's scaler
-        broken = torch.tensor(-1, device=on.device)  # the step whose loss or gradient was not finite
+        skipped = torch.tensor(state["skipped"], device=rt.device)  # updates, by float16's scaler
+        broken = torch.tensor(-1, device=rt.device)  # the step whose loss or gradient was not finite
         latest = "ckpt_last.pt" if keep_best else "ckpt.pt"
         before = state["before"]  # what a pretrained model knew
         if state["base"] and not before:
-            before = knowledge(model, data, cfg, drawable=drawable, on=reading)
+            before = knowledge(model, data, cfg, allowed=allowed, rt=reading)
         unsaved = "" if resumed else save("ckpt_init.pt")  # why the latest state is not on disk
         if unsaved:
             raise UserError(unsaved)
@@ -269,20 +269,20 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             if known is not None:
                 ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {exam.goal}"
             elif ended:  # a run that had ended goes on: is that still so, with the settings of today?
-                ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, on), stale) if data.val else ""
+                ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, rt), stale) if data.val else ""
             last_step = iter_num >= cfg.max_iters or bool(ended)
 
             # once in a while: evaluate and save (a resumed run had done it when it was saved)
             if (last_step or iter_num % cfg.eval_interval == 0) and not (resumed and iter_num == first_iter):
-                val_loss = evaluate_loss(model, data.val, cfg, on) if data.val else None
+                val_loss = evaluate_loss(model, data.val, cfg, rt) if data.val else None
                 some = None if known is None else recall.Recall.after(recall.PREFIX, known)
                 if known is None and not no_recall and (iter_num or state["base"]):  # fresh weights know nothing
-                    some = recall.measure(model, data.train, recall_starts, drawable=drawable, on=on)
+                    some = recall.measure(model, data.train, recall_starts, allowed=allowed, rt=rt)
                 # before a good checkpoint is replaced by a broken one
                 if not (math.isfinite(val_loss or 0.0) and all(bool(p.isfinite().all()) for p in model.parameters())):
                     raise not_finite("a weight is not a finite number", iter_num, out_dir)
                 seconds = time.perf_counter() - start_time
-                if on.is_main:
+                if rt.is_main:
                     share = some.share if some else None
                     log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
                     parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
@@ -300,7 +300,7 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
                     unsaved = save(latest) or unsaved
                     if unsaved and not last_step:
                         notice(f"{unsaved}; training goes on, and saves again at its next evaluation")
-            if not last_step and on.most(interrupt.signal):
+            if not last_step and rt.most(interrupt.signal):
                 must_be_sound()
                 unsaved = save(latest)
                 last_step = True
@@ -314,18 +314,18 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             lr, epochs = rate(iter_num), batches.epochs
             optim.set_learning_rate(optimizers, lr / cfg.learning_rate)
             step_model.train()
-            loss_sum, slips = torch.zeros((), device=on.device), []
+            loss_sum, slips = torch.zeros((), device=rt.device), []
             replaying = cfg.replay > 0 and iter_num >= cfg.warmup_iters and lr <= cfg.learning_rate / 10
             short = 0 if iter_num % short_every or replaying else min(cfg.short_block or 0, model.config.block_size)
             for micro_step in range(micro_steps):
                 # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
                 # it is the same whichever rank computes that micro-batch
-                torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * on.world_size + on.rank))
-                if on.world_size > 1:  # gradients are exchanged once an update
+                torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * rt.world_size + rt.rank))
+                if rt.world_size > 1:  # gradients are exchanged once an update
                     step_model.require_backward_grad_sync = micro_step == micro_steps - 1
-                x, y = (on.to_device(cut(ids, short) if short else ids) for ids in batches.next())
-                with on.autocast():
-                    logits, loss = step_model(x, y, place_weights=place_weights)
+                x, y = (rt.to_device(cut(ids, short) if short else ids) for ids in batches.next())
+                with rt.autocast():
+                    logits, loss = step_model(x, y, position_weights=position_weights)
                 if replaying:
                     slips += batches.first_wrong(logits.argmax(-1) == y)
                 del logits  # which are large, and not needed for the gradient
@@ -344,20 +344,20 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
             unsound = ~loss_sum.isfinite() | (overflow & (not scaler.is_enabled()))
             broken = torch.where((broken < 0) & unsound, iter_num, broken)
             if replaying:
-                slips = on.gather(slips)
+                slips = rt.gather(slips)
                 batches.show_again(slips, iter_num)
                 if exam:
                     exam.suspect(slips)
             # ---------------------------------------------------------------------------------------------------------
 
             logged = iter_num % cfg.log_interval == 0
-            if logged or on.device.type == "cpu":  # elsewhere it would wait for the device
+            if logged or rt.device.type == "cpu":  # elsewhere it would wait for the device
                 must_be_sound()
-            mean_loss = on.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps if logged else None
+            mean_loss = rt.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps if logged else None
             speed.stop()
             if logged:
                 tokens_per_s, seconds = speed.read(), time.perf_counter() - start_time
-                if on.is_main:
+                if rt.is_main:
                     figures = dict(epoch=epochs, loss=mean_loss, lr=lr, grad_norm=float(grad_norm))
                     figures |= {"skipped": int(skipped)} if scaler.is_enabled() else {}
                     log.write(iter_num, **figures, tokens_per_s=tokens_per_s, seconds=seconds)
@@ -371,21 +371,21 @@ def run(cfg: Settings, held: contextlib.ExitStack) -> int:
         raise UserError(f"{unsaved}; what was learned since the last checkpoint in {out_dir} is lost")
     rest = seconds - state["seconds"] - speed.all_seconds - speed.seconds
     others = f"measuring took {rest - saving.seconds:.1f} s, saving {saving.seconds:.1f} s"
-    if peak := runtime.peak_memory(on.device):
+    if peak := runtime.peak_memory(rt.device):
         others += f", memory at most {peak / 1e9:.1f} GB"
     done = f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}"
-    if ended_by := on.most(interrupt.signal):
+    if ended_by := rt.most(interrupt.signal):
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
         again = command("train.py", *words, "--init_from=resume")
         notice(f"{interrupt.name} after {done}; to go on: {again}")
         return 128 + ended_by
-    if on.is_main:
+    if rt.is_main:
         print(done + f": {ended}" * bool(ended) + f" ({others})")
     if exam and known is None:
         notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
     model = corpus.expand(model, data.corpus) if data.corpus else model
-    drawable = drawable_ids(ids, data.encoder.vocab_size)
-    finish(model, cfg, drawable=drawable, name=latest, step=iter_num, known=known, before=before)
+    allowed = allowed_ids(ids, data.encoder.vocab_size)
+    finish(model, cfg, allowed=allowed, name=latest, step=iter_num, known=known, before=before)
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from llm import export
-from llm.reading.generate import drawable_ids, generate
+from llm.reading.generate import allowed_ids, generate
 from llm.reading.reader import Reader
 from llm.storage import pretrained
 
@@ -24,7 +24,7 @@ TOKENS = 100
 
 def ours(out_dir: str, prompt: str) -> list[int]:
     model, tokenizer, info = pretrained.load_model(out_dir)
-    reader = Reader(model, drawable_ids(info.corpus_ids, tokenizer.vocab_size), torch.float32)
+    reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), torch.float32)
     return [token for _, token in generate(reader, tokenizer.encode(prompt), max_new_tokens=TOKENS)]
 
 

@@ -74,7 +74,7 @@ def test_without_a_learned_model_it_has_random_weights_and_nothing_to_guess_from
     of = bench_sampling.subject_of(TINY, None)
     assert of.book is None and len(of.prompt) == 8 and of.model.config.n_embd == TINY.n_embd
     bench_sampling.save_for_sampling(of, tmp_path)
-    assert pretrained.load_model(str(tmp_path))[2].corpus_ids == of.drawable.tolist()
+    assert pretrained.load_model(str(tmp_path))[2].corpus_ids == of.allowed.tolist()
 
 
 def test_hugging_face_is_given_the_same_weights():

@@ -3,13 +3,13 @@
 import pytest
 
 from llm.configurator import UserError
-from llm.files import whole_file, write_whole
+from llm.files import atomic_file, write_atomic
 
 
 def test_the_new_bytes_take_the_place_of_the_old_only_at_the_end(tmp_path):
     path = tmp_path / "a"
-    write_whole(path, b"old")
-    with whole_file(path) as f:
+    write_atomic(path, b"old")
+    with atomic_file(path) as f:
         f.write(b"new")
         f.flush()
         assert path.read_bytes() == b"old"
@@ -19,8 +19,8 @@ def test_the_new_bytes_take_the_place_of_the_old_only_at_the_end(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_what_is_interrupted_leaves_the_old_bytes_and_nothing_else(tmp_path, error):
     path = tmp_path / "a"
-    write_whole(path, b"old")
-    with pytest.raises(error), whole_file(path) as f:
+    write_atomic(path, b"old")
+    with pytest.raises(error), atomic_file(path) as f:
         f.write(b"new")
         raise error
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -28,7 +28,7 @@ def test_what_is_interrupted_leaves_the_old_bytes_and_nothing_else(tmp_path, err
 
 def test_a_disk_that_refuses_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot write .*: No such file or directory"):
-        write_whole(tmp_path / "nowhere" / "a", b"")
+        write_atomic(tmp_path / "nowhere" / "a", b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="cannot write .*folder"):
-        write_whole(tmp_path / "folder", b"")
+        write_atomic(tmp_path / "folder", b"")

@@ -17,9 +17,9 @@ from conftest import STORY
 
 from llm import serve
 from llm.configurator import UserError
-from llm.reading.generate import Sampling, drawable_ids, generate
+from llm.reading.generate import Sampling, allowed_ids, generate
 from llm.reading.prompt import encode_prompt
-from llm.reading.reader import MOST, Reader
+from llm.reading.reader import MAX_BATCH, Reader
 from llm.serving.completions import Refused, checked
 from llm.serving.engine import Engine, Full, Job
 from llm.storage import pretrained
@@ -43,7 +43,7 @@ def client(port):
 def alone(served):
     """alone(prompt, n_tokens, seed, number) is what the model says to it, drawn in this process by itself."""
     model, encoder, info = pretrained.load_model(str(served / "out"))
-    reader = Reader(model, drawable_ids(info.corpus_ids, encoder.vocab_size), torch.float32)
+    reader = Reader(model, allowed_ids(info.corpus_ids, encoder.vocab_size), torch.float32)
 
     def alone(prompt, n_tokens, seed, number=0, **sampling):
         tokens = generate(
@@ -248,7 +248,11 @@ def test_a_client_that_leaves_frees_its_place(port):
         with socket.create_connection(("127.0.0.1", port)) as gone:
             head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             gone.sendall(head.encode() + body)
-            until(lambda: ask(port, "GET", "/healthz")[1] == {"status": "ok", "running": MOST, "waiting": 20 - MOST})
+            until(
+                lambda: (
+                    ask(port, "GET", "/healthz")[1] == {"status": "ok", "running": MAX_BATCH, "waiting": 20 - MAX_BATCH}
+                )
+            )
         until(lambda: ask(port, "GET", "/healthz")[1]["running"] == 0, 20)
 
 
@@ -271,9 +275,9 @@ def jobs(n, deliver, max_new_tokens=5, prompt=(1,)):
 
 
 def test_no_more_may_wait_than_the_queue_holds(engine):
-    running = jobs(MOST, lambda text, reason: None, 100_000)
+    running = jobs(MAX_BATCH, lambda text, reason: None, 100_000)
     engine.submit(running)
-    until(lambda: len(engine.running) == MOST)
+    until(lambda: len(engine.running) == MAX_BATCH)
     waiting = jobs(3, lambda text, reason: None)
     engine.submit(waiting)
     with pytest.raises(Full):

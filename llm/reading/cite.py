@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
-FEWEST_WORDS = 8  # of a span: shorter agreements are anybody's
+MIN_WORDS = 8  # of a span: shorter agreements are anybody's
 WORD = re.compile(r"\S+")
 # a line that stands alone and names what follows: CHAPTER IV, Book the First, XII., 7, THE GREEN DOOR
 HEADING = re.compile(
@@ -58,22 +58,22 @@ class Book:
     def longest(self, words: list[str]) -> tuple[int, int]:
         """(words that agree, number of the first in the book) of the longest beginning of `words` that is in the book.
 
-        (0, 0) where not even FEWEST_WORDS agree; of several places, the first.
+        (0, 0) where not even MIN_WORDS agree; of several places, the first.
         """
-        best, at, wanted = (0, 0), -1, f" {' '.join(words[:FEWEST_WORDS])} "
-        while len(words) >= FEWEST_WORDS and (at := self.joined.find(wanted, at + 1)) >= 0:
+        best, at, wanted = (0, 0), -1, f" {' '.join(words[:MIN_WORDS])} "
+        while len(words) >= MIN_WORDS and (at := self.joined.find(wanted, at + 1)) >= 0:
             first = bisect_right(self.begins, at) - 1
-            n = FEWEST_WORDS
+            n = MIN_WORDS
             while n < len(words) and self.words[first + n : first + n + 1] == [words[n]]:
                 n += 1
             best = max(best, (n, -first))
         return best[0], -best[1]
 
     def spans(self, text: str) -> list[Span]:
-        """The spans of at least FEWEST_WORDS words of `text` that stand in the book, from left to right."""
+        """The spans of at least MIN_WORDS words of `text` that stand in the book, from left to right."""
         found, words, n = [], list(WORD.finditer(text)), 0
         only = [word[0] for word in words]
-        while n <= len(words) - FEWEST_WORDS:
+        while n <= len(words) - MIN_WORDS:
             agree, first = self.longest(only[n:])
             if agree:
                 line = bisect_right(self.firsts, first) - 1

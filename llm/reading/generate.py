@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llm.reading.reader import AHEAD, MOST, KVCache, Reader
+from llm.reading.reader import MAX_BATCH, MAX_DRAFT, KVCache, Reader
 
 FEWEST, LONGEST = 3, 32  # tokens, of the run by which a place in the book is found
 
@@ -49,10 +49,10 @@ class Sample:
         self.random = np.random.default_rng(seed)
         self.cache, self.start = KVCache(reader), None  # start: where in ids the context in the cache begins
         self.place = None  # where in the book the next token stands, if it is there that the sample goes on
-        self.ahead = AHEAD  # how many tokens to guess: twice as many as were right the last time, and one
+        self.ahead = MAX_DRAFT  # how many tokens to guess: twice as many as were right the last time, and one
         self.seen = None
         if sampling.repetition_penalty != 1.0:
-            self.seen = np.zeros(len(reader.drawable), dtype=bool)
+            self.seen = np.zeros(len(reader.allowed), dtype=bool)
             self.seen[[reader.index_of[token] for token in prompt if token in reader.index_of]] = True
 
     def append(self, reader: Reader, logits: np.ndarray) -> int:
@@ -60,7 +60,7 @@ class Sample:
         index = choose(logits, self.sampling, self.random, self.seen)
         if self.seen is not None:
             self.seen[index] = True
-        self.ids.append(reader.drawable[index])
+        self.ids.append(reader.allowed[index])
         if self.place is not None:
             right = self.place < len(reader.book) and self.ids[-1] == reader.book[self.place]
             self.place = self.place + 1 if right else None
@@ -90,7 +90,7 @@ class Sample:
         self.cache.length -= len(logits) - len(drawn)
         if guesses:
             right = self.ahead if len(drawn) == len(logits) else len(drawn) - 1
-            self.ahead = min(AHEAD, 2 * right + 1)
+            self.ahead = min(MAX_DRAFT, 2 * right + 1)
         return drawn
 
 
@@ -111,8 +111,8 @@ def next_tokens(reader: Reader, samples: list[Sample]) -> list[list[int]]:
             logits = reader.prefill(list(context), sample.cache)
             read[context] = logits, sample.cache
         drawn[n].append(sample.append(reader, logits))
-    for k in range(0, len(to_decode), MOST):
-        some = to_decode[k : k + MOST]
+    for k in range(0, len(to_decode), MAX_BATCH):
+        some = to_decode[k : k + MAX_BATCH]
         guesses = [samples[n].guess(reader) for n in some]
         tokens = [[samples[n].ids[-1], *guess] for n, guess in zip(some, guesses, strict=True)]
         logits = reader.decode(tokens, [samples[n].cache for n in some])
@@ -171,7 +171,7 @@ def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator, 
     return int(kept[np.searchsorted(sums, random.random() * sums[-1], side="right")])
 
 
-def drawable_ids(corpus_ids: list[int] | None, vocab_size: int) -> torch.Tensor:
+def allowed_ids(corpus_ids: list[int] | None, vocab_size: int) -> torch.Tensor:
     """The ids that may be generated: those of the corpus, else all of the tokenizer's (never a padded row)."""
     return torch.tensor(corpus_ids) if corpus_ids else torch.arange(vocab_size)
 

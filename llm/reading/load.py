@@ -6,14 +6,14 @@ import numpy as np
 
 from llm import runtime
 from llm.configurator import UserError
-from llm.reading.generate import drawable_ids
+from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
 from llm.runtime import notice
 from llm.storage.pretrained import Info, load_base, load_model
 from llm.text import dataset
 from llm.text.tokenizer import Tokenizer, from_description
 
-SEARCHED = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
+MAX_SEARCH_TOKENS = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
 
 
 def book_tokens(info: Info) -> np.ndarray | None:
@@ -22,7 +22,7 @@ def book_tokens(info: Info) -> np.ndarray | None:
         split = dataset.Dataset(info.dataset).train
     except UserError:  # sampling needs the checkpoint alone
         return None
-    if len(split) > SEARCHED or split.sha256 != info.text_sha256:
+    if len(split) > MAX_SEARCH_TOKENS or split.sha256 != info.text_sha256:
         return None
     return split.tokens(0, len(split))
 
@@ -32,17 +32,17 @@ def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info
 
     init_from: another model instead, see pretrained.load_base.
     """
-    on = runtime.start(cfg, use="sample")
+    rt = runtime.start(cfg, use="sample")
     if init_from == "resume":
-        model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, on.device)
-        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {on.describe()}; seed {cfg.seed}")
+        model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, rt.device)
+        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {cfg.seed}")
     else:
         base = load_base(init_from)
-        model, tokenizer = base.model.to(on.device).eval(), from_description(base.tokenizer_description, init_from)
+        model, tokenizer = base.model.to(rt.device).eval(), from_description(base.tokenizer_description, init_from)
         info = Info(Path(init_from), 0, "", base.corpus_ids, None, {})
-        notice(f"{init_from}, as it is; {on.describe()}; seed {cfg.seed}")
-    drawable = drawable_ids(info.corpus_ids, tokenizer.vocab_size)
-    return Reader(model, drawable, on.dtype, book=book_tokens(info)), tokenizer, info
+        notice(f"{init_from}, as it is; {rt.describe()}; seed {cfg.seed}")
+    allowed = allowed_ids(info.corpus_ids, tokenizer.vocab_size)
+    return Reader(model, allowed, rt.dtype, book=book_tokens(info)), tokenizer, info
 
 
 def book_text(reader: Reader, tokenizer: Tokenizer) -> str:

@@ -19,8 +19,8 @@ from llm.model import GPT, plain_attention
 # Rows of the products; what is missing is padding. One row would be multiplied by another routine than several, which
 # rounds differently: a sample would depend on what is drawn beside it
 BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128)
-MOST = 8  # samples at once
-AHEAD = 15  # tokens after a new one that a sample may read at once, because they are likely to follow
+MAX_BATCH = 8  # samples at once
+MAX_DRAFT = 15  # tokens after a new one that a sample may read at once, because they are likely to follow
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -71,13 +71,13 @@ class Reader:
     def __init__(
         self,
         model: GPT,
-        drawable: torch.Tensor,
+        allowed: torch.Tensor,
         dtype: torch.dtype,
         *,
         head_dtype: torch.dtype = torch.float32,
         book: np.ndarray | None = None,
     ):
-        """drawable: (V',) int64, see generate.drawable_ids; dtype: of the products; book: the trained text's ids, from
+        """drawable: (V',) int64, see generate.allowed_ids; dtype: of the products; book: the trained text's ids, from
         which generate.py guesses what follows.
 
         The logits are float32 whatever the dtype: in bfloat16, those of 16 to 32 are multiples of 1/8, so that the
@@ -98,9 +98,9 @@ class Reader:
             + (norm(b.ln_2), product(b.mlp.c_fc, model.config.gelu), product(b.mlp.c_proj))
             for b in parts.h
         ]
-        self.drawable, self.book = drawable.tolist(), book
-        self.index_of = {token: index for index, token in enumerate(self.drawable)}
-        self.head = Product(model.lm_head.weight[drawable.to(self.device)], None, head_dtype)
+        self.allowed, self.book = allowed.tolist(), book
+        self.index_of = {token: index for index, token in enumerate(self.allowed)}
+        self.head = Product(model.lm_head.weight[allowed.to(self.device)], None, head_dtype)
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], cache: KVCache) -> np.ndarray:
@@ -110,7 +110,7 @@ class Reader:
 
     @torch.inference_mode()
     def decode(self, tokens: list[list[int]], caches: list[KVCache]) -> list[np.ndarray]:
-        """Reads t more tokens, at most 1 + AHEAD, into each of n caches, at most MOST: (t, V') logits for each, of what
+        """Reads t <= 1 + MAX_DRAFT more tokens into each of n <= MAX_BATCH caches: (t, V') logits for each, of what
         follows each of its tokens."""
         counts = [len(some) for some in tokens]
         size = next(size for size in BATCH_SIZES if size >= sum(counts))

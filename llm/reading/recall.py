@@ -22,7 +22,7 @@ import torch
 
 from llm import runtime
 from llm.configurator import UserError
-from llm.files import write_whole
+from llm.files import write_atomic
 from llm.model import GPT
 from llm.reading.generate import context_start, generate
 from llm.reading.reader import Reader
@@ -33,14 +33,14 @@ from llm.text.tokenizer import Tokenizer
 
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
-MOST_WINDOWS = 2000
-FEW_WINDOWS = 64  # for a glance, as at each evaluation
-BLOCK = 20  # tokens: shorter agreements of a recitation with the book do not count
+MAX_WINDOWS = 2000
+SAMPLE_WINDOWS = 64  # for a glance, as at each evaluation
+MIN_BLOCK = 20  # tokens: shorter agreements of a recitation with the book do not count
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
 # An answer in bfloat16 is taken for float32's where the likeliest token leads the second by this share of its lead over
 # the mean of all: three times the largest difference that was seen between the two (BENCHMARKS.md, "Speedrun")
-CLEAR = 1 / 32
-CONTROL = DATA / "tale" / "control.txt"
+CLEAR_MARGIN = 1 / 32
+CONTROL_TEXT = DATA / "tale" / "control.txt"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Recall:
 
     @classmethod
     def after(cls, prefix: int, wrong: np.ndarray) -> "Recall":
-        """Of windows that are seen up to `prefix` tokens; wrong: `examine`'s answer."""
+        """Of windows that are seen up to `prefix` tokens; wrong: `greedy_errors`'s answer."""
         slips = wrong[:, prefix : prefix + SUFFIX].sum(1)
         return cls(len(wrong), int((slips == 0).sum()), int((SUFFIX - slips).sum()))
 
@@ -79,7 +79,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, center - spread), min(1.0, center + spread)
 
 
-def window_starts(n_tokens: int, length: int, most: int = MOST_WINDOWS) -> np.ndarray:
+def window_starts(n_tokens: int, length: int, most: int = MAX_WINDOWS) -> np.ndarray:
     """Starts 0, 50, 100, ... of windows that fit into n_tokens; if more than `most`, that many evenly spaced ones."""
     starts = np.arange(0, n_tokens - length + 1, STRIDE)
     if len(starts) > most:
@@ -87,12 +87,12 @@ def window_starts(n_tokens: int, length: int, most: int = MOST_WINDOWS) -> np.nd
     return starts
 
 
-def fixed_starts(split: Split) -> np.ndarray:
+def sample_starts(split: Split) -> np.ndarray:
     """Starts of a few windows from all over the text, always the same."""
-    return window_starts(len(split), PREFIX + SUFFIX, FEW_WINDOWS)
+    return window_starts(len(split), PREFIX + SUFFIX, SAMPLE_WINDOWS)
 
 
-def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
+def unique_prefixes(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
     """Those starts whose first `length` tokens stand only once in the text.
 
     Compares 64-bit hashes (a dot product with random odd numbers), a chunk of the text at a time; two different
@@ -113,13 +113,13 @@ def standing_once(split: Split, starts: np.ndarray, length: int, chunk: int = 2*
     return starts[[counts[gram] == 1 for gram in wanted.tolist()]]
 
 
-def windows_to_ask(starts: np.ndarray) -> np.ndarray:
-    """(n, 3), for `examine`: the windows at `starts`, after a short prefix: that holds the answer after a long one."""
+def window_spans(starts: np.ndarray) -> np.ndarray:
+    """(n, 3) spans for `greedy_errors`: windows at `starts`, predicted from their 8th token to their last."""
     return starts[:, None] + np.array([0, SHORT_PREFIX, PREFIX + SUFFIX])
 
 
-def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
-    """(n, 3), for `examine`: all tokens after the first PREFIX, each in the context that `generate` has for it.
+def recitation_spans(n_tokens: int, block_size: int) -> np.ndarray:
+    """(n, 3), for `greedy_errors`: all tokens after the first PREFIX, each in the context that `generate` has for it.
 
     If all are right, a recitation from the first PREFIX tokens is the text, word for word.
     """
@@ -131,64 +131,64 @@ def recitation_to_ask(n_tokens: int, block_size: int) -> np.ndarray:
     return np.array(spans)
 
 
-def examine(
+def greedy_errors(
     model: GPT,
     split: Split,
     asked: np.ndarray,
     *,
-    drawable: torch.Tensor,
-    on: Runtime,
+    allowed: torch.Tensor,
+    rt: Runtime,
     batch_size: int = 64,
     may_miss: int | None = None,
 ) -> np.ndarray:
     """(n, longest span) bool: which tokens are wrong in each span of the text that is asked; ranks share the work.
 
     asked: (n, 3), start, first and end of each: tokens first to end - 1 are to be produced from those from start on.
-    Column j is about token start + j; what is not asked is not wrong. drawable: the ids that may be generated
-    (generate.drawable_ids); the argmax is over these, as in sampling. Needs block_size >= end - start - 1. Products are
-    computed in on.dtype. may_miss: once more spans than this have something wrong after their first PREFIX tokens, the
+    Column j is about token start + j; what is not asked is not wrong. allowed: the ids that may be generated
+    (generate.allowed_ids); the argmax is over these, as in sampling. Needs block_size >= end - start - 1. Products are
+    computed in rt.dtype. may_miss: once more spans than this have something wrong after their first PREFIX tokens, the
     rest is not asked.
 
     On a CPU that computes in bfloat16, float32 takes three times as long, and most answers leave no doubt: there all is
-    asked in bfloat16 first, and in float32 what was not answered clearly (see CLEAR).
+    asked in bfloat16 first, and in float32 what was not answered clearly (see CLEAR_MARGIN).
     """
     wrong = np.zeros((len(asked), (asked[:, 2] - asked[:, 0]).max(initial=0)), dtype=bool)
     doubtful = np.zeros(len(asked), dtype=bool)
-    quick = on.device.type == "cpu" and on.dtype == torch.float32 and runtime.has_bfloat16(on.device)
-    mean_row = model.lm_head.weight.detach()[drawable.to(on.device)].mean(0)
+    quick = rt.device.type == "cpu" and rt.dtype == torch.float32 and runtime.has_bfloat16(rt.device)
+    mean_row = model.lm_head.weight.detach()[allowed.to(rt.device)].mean(0)
 
     @functools.cache
     def reader(dtype: torch.dtype) -> Reader:
-        return Reader(model, drawable, dtype, head_dtype=torch.bfloat16 if dtype != on.dtype else torch.float32)
+        return Reader(model, allowed, dtype, head_dtype=torch.bfloat16 if dtype != rt.dtype else torch.float32)
 
     def ask(dtype: torch.dtype, some: np.ndarray) -> None:
         """Notes the answers about these spans."""
-        for at in range(0, len(some), batch_size * on.world_size):
-            together = some[at : at + batch_size * on.world_size]
+        for at in range(0, len(some), batch_size * rt.world_size):
+            together = some[at : at + batch_size * rt.world_size]
             wrong[together], doubtful[together] = False, False
             for length in np.unique(asked[together, 2] - asked[together, 0]).tolist():
-                alike = together[asked[together, 2] - asked[together, 0] == length][on.rank :: on.world_size]
+                alike = together[asked[together, 2] - asked[together, 0] == length][rt.rank :: rt.world_size]
                 if len(alike):
                     wrong[alike, :length], doubtful[alike] = answers(reader(dtype), split, asked[alike], mean_row)
-            wrong[together], doubtful[together] = on.either(wrong[together]), on.either(doubtful[together])
+            wrong[together], doubtful[together] = rt.either(wrong[together]), rt.either(doubtful[together])
 
     def missed() -> np.ndarray:
         return wrong[:, PREFIX:].any(1)
 
-    for at in range(0, len(asked), batch_size * on.world_size):
-        ask(torch.bfloat16 if quick else on.dtype, np.arange(at, min(at + batch_size * on.world_size, len(asked))))
+    for at in range(0, len(asked), batch_size * rt.world_size):
+        ask(torch.bfloat16 if quick else rt.dtype, np.arange(at, min(at + batch_size * rt.world_size, len(asked))))
         if quick and may_miss is not None and missed().sum() > may_miss:
-            ask(on.dtype, np.flatnonzero(missed() & doubtful))
+            ask(rt.dtype, np.flatnonzero(missed() & doubtful))
         if may_miss is not None and missed().sum() > may_miss:
             return wrong
     if quick:
-        ask(on.dtype, np.flatnonzero(doubtful))
+        ask(rt.dtype, np.flatnonzero(doubtful))
     return wrong
 
 
 @torch.inference_mode()
 def answers(reader: Reader, split: Split, asked: np.ndarray, mean_row: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """((n, length) which tokens are wrong, (n,) whether an answer is not CLEAR) of n spans of one length.
+    """((n, length) which tokens are wrong, (n,) whether an answer is not CLEAR_MARGIN) of n spans of one length.
 
     mean_row: (C,), the mean of the head's rows. Logits in float32 leave no doubt.
     """
@@ -201,38 +201,38 @@ def answers(reader: Reader, split: Split, asked: np.ndarray, mean_row: torch.Ten
     logits = reader.head(hidden)
     largest, choice = logits.max(-1)  # (n, length - first)
     wrong = np.zeros(places.shape, dtype=bool)
-    wrong[:, first:] = (torch.tensor(reader.drawable, device=x.device)[choice] != x[:, first:]).cpu().numpy()
+    wrong[:, first:] = (torch.tensor(reader.allowed, device=x.device)[choice] != x[:, first:]).cpu().numpy()
     wrong &= places
     if logits.dtype == torch.float32:
         return wrong, np.zeros(len(asked), dtype=bool)
     mean = hidden @ mean_row
     second = logits.scatter_(-1, choice[..., None], -torch.inf).amax(-1)
-    unclear = (largest.float() - second.float()) <= CLEAR * (largest.float() - mean)
+    unclear = (largest.float() - second.float()) <= CLEAR_MARGIN * (largest.float() - mean)
     return wrong, (unclear.numpy() & places[:, first:]).any(1)
 
 
 def measure(model: GPT, split: Split, starts: np.ndarray, **options) -> Recall:
-    """recall@50/50 of the windows at `starts`; options: those of `examine`."""
-    return Recall.after(PREFIX, examine(model, split, windows_to_ask(starts), **options))
+    """recall@50/50 of the windows at `starts`; options: those of `greedy_errors`."""
+    return Recall.after(PREFIX, greedy_errors(model, split, window_spans(starts), **options))
 
 
-class Exam:
+class TargetCheck:
     """Asks again and again whether a model that is still learning knows `target` of a text; keeps what it got wrong.
 
     A target of 1 means the whole text: all windows, and the recitation from its first tokens to its end.
     """
 
     def __init__(
-        self, target: float, split: Split, block_size: int, *, drawable: torch.Tensor, on: Runtime, batch_size: int = 16
+        self, target: float, split: Split, block_size: int, *, allowed: torch.Tensor, rt: Runtime, batch_size: int = 16
     ):
-        self.split, self.drawable, self.on, self.batch_size = split, drawable, on, batch_size
-        self.asked = windows_to_ask(window_starts(len(split), PREFIX + SUFFIX))
+        self.split, self.allowed, self.rt, self.batch_size = split, allowed, rt, batch_size
+        self.asked = window_spans(window_starts(len(split), PREFIX + SUFFIX))
         self.windows = len(self.asked)
         self.may_miss = math.floor((1 - target) * self.windows + 1e-9)
         self.goal = str(target)  # in words
         if target == 1:
             self.goal += " with all of the text recited"
-            self.asked = np.concatenate([self.asked, recitation_to_ask(len(split), block_size)])
+            self.asked = np.concatenate([self.asked, recitation_spans(len(split), block_size)])
         stride = -(-len(self.asked) // batch_size)
         self.order = np.concatenate([np.arange(k, len(self.asked), stride) for k in range(stride)])  # from all over
         self.suspicion = np.zeros(len(self.asked), dtype=np.int64)  # of what is asked first: when it was last wrong
@@ -248,19 +248,19 @@ class Exam:
                 self.suspicion[n] = self.turns
 
     def passed(self, model: GPT) -> np.ndarray | None:
-        """What is wrong in each window of the whole text (`examine`) if the target is reached, else None.
+        """What is wrong in each window of the whole text (`greedy_errors`) if the target is reached, else None.
 
         What was wrong the last time, here or in training, is asked first, the latest before the others, and it ends as
         soon as the target is out of reach: while a model is still learning, a few answers are all that is paid for.
         """
         order = self.order[np.argsort(-self.suspicion[self.order], kind="stable")]
         wrong = np.zeros((len(self.asked), (self.asked[:, 2] - self.asked[:, 0]).max()), dtype=bool)
-        wrong[order] = examine(
+        wrong[order] = greedy_errors(
             model,
             self.split,
             self.asked[order],
-            drawable=self.drawable,
-            on=self.on,
+            allowed=self.allowed,
+            rt=self.rt,
             batch_size=self.batch_size,
             may_miss=self.may_miss,
         )
@@ -270,7 +270,7 @@ class Exam:
         return wrong[: self.windows] if missed.sum() <= self.may_miss else None
 
 
-def obstacle(block_size: int, n_tokens: int) -> str | None:
+def recall_obstacle(block_size: int, n_tokens: int) -> str | None:
     """Why recall@50/50 cannot be measured, in one line; None where it can."""
     if block_size < NEEDED_CONTEXT:
         return f"recall@{PREFIX}/{SUFFIX} needs a context of {NEEDED_CONTEXT} tokens, block_size={block_size} has fewer"
@@ -283,7 +283,7 @@ def find_control(path: str | None, data: Dataset, tokenizer: Tokenizer) -> tuple
     """(name, tokens) of a text that the model never saw; None, with a notice, where there is none that it can read."""
     if path is None and data.val is not None and len(data.val) >= PREFIX + SUFFIX:
         return f"{data.name}'s val.bin", data.val
-    file = Path(path or CONTROL)
+    file = Path(path or CONTROL_TEXT)
     text, _ = read_text(file)
     try:
         ids = tokenizer.encode(text)
@@ -301,23 +301,23 @@ def report(
     model: GPT,
     data: Dataset,
     *,
-    drawable: torch.Tensor,
-    on: Runtime,
+    allowed: torch.Tensor,
+    rt: Runtime,
     control: tuple[str, Split] | None,
     known: np.ndarray | None = None,
 ) -> tuple[list[str], dict]:
     """(lines for the reader, plain data for recall.json) of the whole measurement; the last line is recall@50/50.
 
-    control: from `find_control`. known: `examine`'s answer for the whole text, where there is one already.
-    UserError if it cannot be measured: see `obstacle`.
+    control: from `find_control`. known: `greedy_errors`'s answer for the whole text, where there is one already.
+    UserError if it cannot be measured: see `recall_obstacle`.
     """
-    if reason := obstacle(model.config.block_size, len(data.train)):
+    if reason := recall_obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
     starts = window_starts(len(data.train), PREFIX + SUFFIX)
     if known is None:
-        known = examine(model, data.train, windows_to_ask(starts), drawable=drawable, on=on)
+        known = greedy_errors(model, data.train, window_spans(starts), allowed=allowed, rt=rt)
     long = Recall.after(PREFIX, known)
-    once = np.isin(starts, standing_once(data.train, starts, SHORT_PREFIX))
+    once = np.isin(starts, unique_prefixes(data.train, starts, SHORT_PREFIX))
     short = Recall.after(SHORT_PREFIX, known[once])
     low, high = wilson(long.recited, long.windows)
     figures = {
@@ -332,7 +332,7 @@ def report(
     lines = []
     if control:
         name, split = control
-        by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), drawable=drawable, on=on)
+        by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), allowed=allowed, rt=rt)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
@@ -344,7 +344,7 @@ def report(
     return lines, figures
 
 
-def covered(book: np.ndarray, recited: np.ndarray, block: int = BLOCK) -> int:
+def covered(book: np.ndarray, recited: np.ndarray, block: int = MIN_BLOCK) -> int:
     """How many tokens of the book stand in the recitation, in order, in matching blocks of at least `block` tokens.
 
     Blocks are found by difflib (Ratcliff and Obershelp 1988: the longest first, then on either side of it), over all
@@ -383,7 +383,10 @@ def recite(reader: Reader, tokenizer: Tokenizer, split: Split) -> tuple[list[str
         slip = f"token {at:,} of {len(book):,}: after {before!r} the book has {wanted!r}, the model {said!r}"
     else:
         at, slip = None, f"none in {len(book):,} tokens"
-    lines = [f"first slip: {slip}", f"recited: {share:.4f} of the book, in order, in blocks of at least {BLOCK} tokens"]
+    lines = [
+        f"first slip: {slip}",
+        f"recited: {share:.4f} of the book, in order, in blocks of at least {MIN_BLOCK} tokens",
+    ]
     return lines, {"first_slip": at, "recited": share, "tokens": len(book)}
 
 
@@ -391,4 +394,4 @@ def write(out_dir: Path, figures: dict, *, checkpoint_name: str, step: int, data
     """Writes recall.json; for another checkpoint than ckpt.pt, such as ckpt_init.pt, recall_ckpt_init.json."""
     figures = {"checkpoint": checkpoint_name, "step": step, "dataset": dataset} | figures
     name = "recall.json" if checkpoint_name == "ckpt.pt" else f"recall_{Path(checkpoint_name).stem}.json"
-    write_whole(out_dir / name, (json.dumps(figures, indent=1) + "\n").encode())
+    write_atomic(out_dir / name, (json.dumps(figures, indent=1) + "\n").encode())

@@ -15,7 +15,7 @@ from llm.reading.generate import Sampling
 from llm.serving.engine import Job
 from llm.text.tokenizer import Tokenizer
 
-MOST_STOPS = 4  # OpenAI's limit
+MAX_STOPS = 4  # OpenAI's limit
 
 
 class Refused(Exception):
@@ -80,8 +80,8 @@ def checked(body, cfg, model: str) -> Request:
         raise Refused(404, f"there is no model {wanted!r} here, only {model!r}", param="model", code="model_not_found")
     stop = one_of(body, "stop", [], (str, list), "a text or a list of texts")
     stop = [stop] if isinstance(stop, str) else stop
-    if len(stop) > MOST_STOPS or not all(isinstance(text, str) and text for text in stop):
-        raise Refused(400, f"stop: expected at most {MOST_STOPS} texts that are not empty", param="stop")
+    if len(stop) > MAX_STOPS or not all(isinstance(text, str) and text for text in stop):
+        raise Refused(400, f"stop: expected at most {MAX_STOPS} texts that are not empty", param="stop")
     number, most = (int, float), cfg.max_new_tokens
     return Request(
         prompts=prompts_of(body.get("prompt")),

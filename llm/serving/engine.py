@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llm.reading.generate import Sample, Sampling, next_tokens
-from llm.reading.reader import MOST, Reader
+from llm.reading.reader import MAX_BATCH, Reader
 from llm.reading.stream import TextStream
 from llm.text.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ class Engine:
         """All of them wait their turn, or none: Full where more would wait than may."""
         with self.changed:
             self.waiting = collections.deque(job for job in self.waiting if not job.cancelled)
-            free = MOST - len(self.running) if not self.waiting else 0
+            free = MAX_BATCH - len(self.running) if not self.waiting else 0
             if len(self.waiting) + len(jobs) > self.most_waiting + free:
                 raise Full
             self.waiting += jobs
@@ -69,7 +69,7 @@ class Engine:
                 if not (self.waiting or self.running):
                     return
                 self.running = [run for run in self.running if not run[0].cancelled]
-                coming = [self.waiting.popleft() for _ in range(min(len(self.waiting), MOST - len(self.running)))]
+                coming = [self.waiting.popleft() for _ in range(min(len(self.waiting), MAX_BATCH - len(self.running)))]
             try:
                 for job in coming:
                     sample = Sample(self.reader, job.prompt, job.sampling, job.seed)

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError
-from llm.files import remove_parts, whole_file
+from llm.files import atomic_file, remove_temporary_files
 from llm.model import GPT
 from llm.network.lora import adapters
 from llm.runtime import notice
@@ -157,7 +157,7 @@ def write(path: Path, content: dict) -> None:
     """Writes what `pack` made, with its checksums; else as `save`."""
     checkpoint = content | {"checksums": checksums(content)}
     try:
-        with whole_file(path, needed=size_of(checkpoint)) as f:
+        with atomic_file(path, needed=size_of(checkpoint)) as f:
             torch.save(checkpoint, f)
     except RuntimeError as e:  # what torch's writer makes of an error of the file's
         cause = e.__context__ if isinstance(e.__context__, OSError) else None
@@ -236,7 +236,7 @@ def make_out_dir(out_dir: Path) -> None:
 def clear_out_dir(out_dir: Path, *, resumed: bool) -> None:
     """Removes what a killed process left half-written. A new run puts the checkpoint of an earlier one aside, so that
     it is neither lost nor resumed by mistake."""
-    remove_parts(out_dir, "ckpt*.pt")
+    remove_temporary_files(out_dir, "ckpt*.pt")
     if not resumed and (out_dir / "ckpt.pt").exists():
         os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
         (out_dir / "ckpt_last.pt").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError, is_a, require
-from llm.files import write_whole
+from llm.files import write_atomic
 from llm.model import GPT, GPTConfig, uninitialised
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -169,6 +169,6 @@ def save(model: GPT, folder: Path, *, end_of_text: int | None) -> None:
         for name, size in shapes.items():
             if ".wte" not in name and ".wpe" not in name:
                 weights[name.removesuffix("weight") + "bias"] = torch.zeros(size)
-    write_whole(folder / WEIGHTS, safetensors_torch.save(weights, metadata={"format": "pt"}))
+    write_atomic(folder / WEIGHTS, safetensors_torch.save(weights, metadata={"format": "pt"}))
     for name, content in (("config.json", config), ("generation_config.json", generation)):
-        write_whole(folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomic(folder / name, (json.dumps(content, indent=2) + "\n").encode())

@@ -19,7 +19,7 @@ import torch
 
 from llm import configurator
 from llm.configurator import PACKAGE, UserError
-from llm.files import write_whole
+from llm.files import write_atomic
 from llm.network.corpus_softmax import Corpus
 from llm.runtime import notice
 from llm.text.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
@@ -75,7 +75,7 @@ def write_dataset(
     shards = []
     for name, part in ids.items():
         data = np.array(part, dtype=DTYPE).tobytes()
-        write_whole(folder / f"{name}.bin", data)
+        write_atomic(folder / f"{name}.bin", data)
         shards.append(
             {
                 "file": f"{name}.bin",
@@ -92,7 +92,7 @@ def write_dataset(
         "source": source,
     }
     meta["sha256"] = digest(meta)
-    write_whole(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
     print("; ".join(read or []) + "\n" * bool(read) + f"{len(text):,} characters")
     for name, part in ids.items():

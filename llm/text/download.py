@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from llm.configurator import UserError
-from llm.files import write_whole
+from llm.files import write_atomic
 
 PROBLEMS = {  # of a download, by the exception's name; what requests itself says is long and full of object names
     "Timeout": "no answer in time",
@@ -62,7 +62,7 @@ def download(
     if isinstance(answer, UserError):
         raise UserError(f"could not download {url}: {answer}; {by_hand}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, answer)
+    write_atomic(path, answer)
 
 
 def checked_body(response, min_bytes: int, max_bytes: int, must_contain: str) -> bytes:

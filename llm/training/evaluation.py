@@ -13,16 +13,16 @@ from llm.text.dataset import Split
 
 
 @torch.inference_mode()
-def evaluate_loss(model: GPT, split: Split, cfg, on: Runtime) -> float:
+def evaluate_loss(model: GPT, split: Split, cfg, rt: Runtime) -> float:
     """Mean loss in nats a token over fixed batches of a split, all ranks together."""
     model.eval()
     total = count = 0.0
-    for x, y in evaluation_batches(split, model.config.block_size, cfg.batch_size, cfg.eval_iters, on):
-        with on.autocast():
-            loss = model(on.to_device(x), on.to_device(y))[1]
+    for x, y in evaluation_batches(split, model.config.block_size, cfg.batch_size, cfg.eval_iters, rt):
+        with rt.autocast():
+            loss = model(rt.to_device(x), rt.to_device(y))[1]
         targets = int((y != -1).sum())
         total, count = total + loss.item() * targets, count + targets
-    total, count = on.sum(total, count)
+    total, count = rt.sum(total, count)
     return total / count
 
 
@@ -35,7 +35,7 @@ def not_finite(what: str, iter_num: int, out_dir: Path) -> UserError:
 
 
 def evaluation_batches(
-    split: Split, block_size: int, batch_size: int, count: int | None, on: Runtime
+    split: Split, block_size: int, batch_size: int, count: int | None, rt: Runtime
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """This rank's share of `count` fixed batches (None = the whole split, each token a target once).
 
@@ -46,7 +46,7 @@ def evaluation_batches(
     if count is not None and count * batch_size < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, count * batch_size).round().astype(np.int64)]
     batches = np.split(starts, range(batch_size, len(starts), batch_size))
-    for some in batches[on.rank :: on.world_size]:
+    for some in batches[rt.rank :: rt.world_size]:
         begin = np.minimum(some, len(split) - T - 1)  # the last window overlaps the one before it
         tokens = split.windows(begin, T + 1)
         y = tokens[:, 1:].clone()

@@ -25,14 +25,14 @@ def first_words(data: Dataset) -> str:
     return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
 
 
-def knowledge(model: GPT, data: Dataset, cfg, *, drawable: torch.Tensor, on: Runtime) -> dict[str, float]:
+def knowledge(model: GPT, data: Dataset, cfg, *, allowed: torch.Tensor, rt: Runtime) -> dict[str, float]:
     """Of a model that is fine-tuned: recall of a few windows of the book, and the loss on the control text."""
     figures = {}
-    if not recall.obstacle(model.config.block_size, len(data.train)):
-        starts = recall.fixed_starts(data.train)
-        figures["recall"] = recall.measure(model, data.train, starts, drawable=drawable, on=on).share
+    if not recall.recall_obstacle(model.config.block_size, len(data.train)):
+        starts = recall.sample_starts(data.train)
+        figures["recall"] = recall.measure(model, data.train, starts, allowed=allowed, rt=rt).share
     if control := recall.find_control(None, data, data.encoder):
-        figures["control_loss"] = evaluate_loss(model, control[1], cfg, on)
+        figures["control_loss"] = evaluate_loss(model, control[1], cfg, rt)
     return figures
 
 
@@ -40,7 +40,7 @@ def finish(
     model: GPT,
     cfg,
     *,
-    drawable: torch.Tensor,
+    allowed: torch.Tensor,
     name: str,
     step: int,
     known: np.ndarray | None,
@@ -52,20 +52,20 @@ def finish(
     beginning of fine-tuning.
     """
     data = Dataset(cfg.dataset)  # its tokens as ids, whatever it was trained over
-    on = runtime.start(cfg, backend=cfg.backend, use="measure")
+    rt = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
-    if not recall.obstacle(model.config.block_size, len(data.train)):
+    if not recall.recall_obstacle(model.config.block_size, len(data.train)):
         control = recall.find_control(None, data, data.encoder)
-        lines, figures = recall.report(model, data, drawable=drawable, on=on, control=control, known=known)
+        lines, figures = recall.report(model, data, allowed=allowed, rt=rt, control=control, known=known)
         if before and control:
-            figures |= {"before": before, "control_loss": evaluate_loss(model, control[1], cfg, on)}
+            figures |= {"before": before, "control_loss": evaluate_loss(model, control[1], cfg, rt)}
             lines[:0] = [
                 f"learned: recall {before['recall']:.4f} before, {figures['recall']:.4f} now; forgotten: loss on "
                 f"{control[0]} {before['control_loss']:.3f} before, {figures['control_loss']:.3f} now"
             ]
-        if on.is_main:
+        if rt.is_main:
             recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=step, dataset=data.name)
             commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
-    if on.is_main:
+    if rt.is_main:
         commands = [command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={first_words(data)}"), *commands]
         print("\n".join([*lines, "Now type:", *(f"  {line}" for line in commands)]))

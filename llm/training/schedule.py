@@ -1,6 +1,6 @@
 """How long to train: by the length of the text, or until it is learned. `cfg` is train.Settings.
 
-What is known by heart, recall.Exam asks.
+What is known by heart, recall.TargetCheck asks.
 """
 
 import bisect

@@ -19,7 +19,7 @@ from llm.training import optim
 OPENING = 3  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
 
 
-def build(cfg, on: Runtime) -> tuple:
+def build(cfg, rt: Runtime) -> tuple:
     """(cfg, data, model, optimizers, state) to start from. The model has data.corpus's rows.
 
     cfg: the settings, but for the corpus softmax, which fine-tuning does without. state: iter_num, best_val_loss, place
@@ -47,7 +47,7 @@ def build(cfg, on: Runtime) -> tuple:
         data = dataset_of(cfg)
         model = pretrained_model(cfg, data, state)
     model.gradient_checkpointing = cfg.gradient_checkpointing
-    model = model.to(on.device)
+    model = model.to(rt.device)
     optimizers = make_optimizers(model, cfg)
     if saved:
         checkpoint.restore_optimizers(optimizers, saved, path)
@@ -134,26 +134,26 @@ def make_optimizers(model: GPT, cfg) -> list[torch.optim.Optimizer]:
     )
 
 
-def place_weights_of(cfg, block_size: int, on: Runtime) -> torch.Tensor | None:
+def position_weights_of(cfg, block_size: int, rt: Runtime) -> torch.Tensor | None:
     """(block_size,): what each place of a window counts for; None where all count alike."""
     if cfg.opening_weight == 1.0:
         return None
-    weights = torch.ones(block_size, device=on.device)
+    weights = torch.ones(block_size, device=rt.device)
     weights[:OPENING] = cfg.opening_weight
     return weights
 
 
-def memory_note(model: GPT, optimizers: list[torch.optim.Optimizer], cfg, on: Runtime) -> str:
+def memory_note(model: GPT, optimizers: list[torch.optim.Optimizer], cfg, rt: Runtime) -> str:
     """One line if training will hardly fit into the memory that is free; empty if it will, or nobody can say.
 
     Counted: the weights, their gradients, AdamW's two means or Muon's one, and of each token of a micro-batch what the
     backward pass needs: some 20 numbers a layer and width, the attention's 3 a head and place, and the logits' 3.
     """
-    free = runtime.free_memory(on.device)
+    free = runtime.free_memory(rt.device)
     of_muon = sum(p.numel() for o in optimizers[1:] for group in o.param_groups for p in group["params"])
     params, c = model.num_params(), model.config
     states = 4 * (4 * params - of_muon)
-    width = 4 if on.dtype == torch.float32 else 2
+    width = 4 if rt.dtype == torch.float32 else 2
     a_token = c.n_layer * (20 * c.n_embd + 3 * c.n_head * c.block_size) * width + 3 * model.lm_head.weight.size(0) * 4
     needed = states + cfg.batch_size * c.block_size * a_token
     if free is None or needed < free:

@@ -3,7 +3,7 @@
 import pytest
 from conftest import STORY
 
-from llm.reading.cite import FEWEST_WORDS, Book
+from llm.reading.cite import MIN_WORDS, Book
 
 BOOK = Book(
     """THE TALE
@@ -37,7 +37,7 @@ def test_white_space_does_not_count_and_all_else_does():
 
 
 def test_fewer_words_than_8_are_no_span():
-    assert FEWEST_WORDS == 8
+    assert MIN_WORDS == 8
     assert spans("well behind it was dry as a") == [] and len(spans("well behind it was dry as a bone")) == 1
 
 

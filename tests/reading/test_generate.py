@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.reading import generate as module
-from llm.reading.generate import Sample, Sampling, choose, context_start, drawable_ids, generate, next_tokens
+from llm.reading.generate import Sample, Sampling, allowed_ids, choose, context_start, generate, next_tokens
 from llm.reading.reader import Reader
 
 EVERY = torch.arange(61)
@@ -285,8 +285,8 @@ def test_hugging_faces_filters_keep_the_same_tokens():
 
 
 def test_padded_rows_are_never_drawable():
-    assert drawable_ids(None, 50257).max() == 50256
-    assert drawable_ids([4, 7], 50257).tolist() == [4, 7]
+    assert allowed_ids(None, 50257).max() == 50256
+    assert allowed_ids([4, 7], 50257).tolist() == [4, 7]
 
 
 def test_no_more_is_drawn_than_asked_for(reader):

@@ -6,7 +6,7 @@ from conftest import hugging_face_gpt2, with_nanogpts_names
 
 from llm.model import GPT, GPTConfig
 from llm.reading.generate import Sample, Sampling, context_start, next_tokens
-from llm.reading.reader import AHEAD, BATCH_SIZES, MOST, KVCache, Product, Reader
+from llm.reading.reader import BATCH_SIZES, MAX_BATCH, MAX_DRAFT, KVCache, Product, Reader
 
 EVERY = torch.arange(61)
 NEARLY = dict(rtol=1e-4, atol=1e-4)
@@ -51,7 +51,7 @@ def test_logits_equal_hugging_faces():
 
 @pytest.mark.parametrize("ahead", [0, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n", range(1, MOST + 1))
+@pytest.mark.parametrize("n", range(1, MAX_BATCH + 1))
 def test_a_row_does_not_depend_on_the_others(tiny_model, n, dtype, ahead):
     """Bit for bit, whatever is read beside it and in whichever row it stands."""
     reader = Reader(tiny_model(), EVERY, dtype)
@@ -130,4 +130,4 @@ def test_a_cache_copied_is_a_cache_read(reader):
 
 
 def test_all_that_may_be_read_at_once_has_a_batch_size():
-    assert BATCH_SIZES[-1] == MOST * (1 + AHEAD) and BATCH_SIZES[0] > 1
+    assert BATCH_SIZES[-1] == MAX_BATCH * (1 + MAX_DRAFT) and BATCH_SIZES[0] > 1

@@ -44,22 +44,22 @@ def half_learned(tiny_model):
 
 def test_the_teacher_forced_answer_equals_really_generating(half_learned):
     model, text = half_learned
-    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    split, allowed = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
     expected = 0
     for s in starts.tolist():
         continuation = said(model, text[s : s + 50], 50)
         expected += continuation == text[s + 50 : s + 100]
-    measured = recall.measure(model, split, starts, drawable=drawable, on=ALONE)
+    measured = recall.measure(model, split, starts, allowed=allowed, rt=ALONE)
     assert measured.recited == expected and measured.windows == len(starts) == 13
     assert 3 <= expected <= 10  # some are known and some are not, or the comparison would mean little
 
 
 def test_one_pass_answers_after_a_long_prompt_and_after_a_short_one(half_learned):
     model, text = half_learned
-    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    split, allowed = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
-    wrong = recall.examine(model, split, recall.windows_to_ask(starts), drawable=drawable, on=ALONE)
+    wrong = recall.greedy_errors(model, split, recall.window_spans(starts), allowed=allowed, rt=ALONE)
     recited = [text[s + 8 : s + 58] == said(model, text[s : s + 8], 50) for s in starts.tolist()]
     assert recall.Recall.after(8, wrong).recited == sum(recited) > 0
     assert not wrong[:, :8].any()
@@ -69,12 +69,12 @@ def test_one_pass_answers_after_a_long_prompt_and_after_a_short_one(half_learned
 def test_what_bfloat16_leaves_in_doubt_is_asked_in_float32(half_learned, monkeypatch, share, again):
     """The answer is float32's, and it is not asked of all of the text."""
     model, text = half_learned
-    split, asked = Split.in_memory(text, 40), recall.windows_to_ask(recall.window_starts(len(text), 100))
-    options = dict(drawable=torch.arange(40), on=ALONE)
+    split, asked = Split.in_memory(text, 40), recall.window_spans(recall.window_starts(len(text), 100))
+    options = dict(allowed=torch.arange(40), rt=ALONE)
     monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: False)
-    exact = recall.examine(model, split, asked, **options)
+    exact = recall.greedy_errors(model, split, asked, **options)
     monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: True)
-    monkeypatch.setattr(recall, "CLEAR", share)
+    monkeypatch.setattr(recall, "CLEAR_MARGIN", share)
     answers, counts = recall.answers, {torch.bfloat16: 0, torch.float32: 0}
 
     def counted(reader, split, asked, mean_row):
@@ -82,7 +82,7 @@ def test_what_bfloat16_leaves_in_doubt_is_asked_in_float32(half_learned, monkeyp
         return answers(reader, split, asked, mean_row)
 
     monkeypatch.setattr(recall, "answers", counted)
-    found = recall.examine(model, split, asked, **options)
+    found = recall.greedy_errors(model, split, asked, **options)
     assert counts[torch.bfloat16] == 13 and (counts[torch.float32] == 13) == (again == "all")
     assert (found == exact).all() or share == 0
 
@@ -91,8 +91,7 @@ def test_batches_do_not_change_the_answer(half_learned):
     model, text = half_learned
     split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
     answers = {
-        recall.measure(model, split, starts, drawable=torch.arange(40), on=ALONE, batch_size=size)
-        for size in (1, 5, 64)
+        recall.measure(model, split, starts, allowed=torch.arange(40), rt=ALONE, batch_size=size) for size in (1, 5, 64)
     }
     assert len(answers) == 1
 
@@ -101,8 +100,8 @@ def test_an_id_that_cannot_be_drawn_is_never_right(half_learned):
     model, text = half_learned
     split, starts = Split.in_memory(text, 40), recall.window_starts(len(text), 100)
     all_but_one = torch.tensor([i for i in range(40) if i != text[60]])
-    everything = recall.measure(model, split, starts[:1], drawable=torch.arange(40), on=ALONE)
-    without = recall.measure(model, split, starts[:1], drawable=all_but_one, on=ALONE)
+    everything = recall.measure(model, split, starts[:1], allowed=torch.arange(40), rt=ALONE)
+    without = recall.measure(model, split, starts[:1], allowed=all_but_one, rt=ALONE)
     assert everything.recited == 1 and without.recited == 0
     assert without.right_tokens <= 50 - text[50:100].count(text[60])
 
@@ -124,7 +123,7 @@ def test_standing_once_equals_a_plain_count(tokens, chunk):
     starts = np.arange(0, len(tokens) - 3, 2)
     grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
     expected = [s for s in starts.tolist() if grams.count(grams[s]) == 1]
-    found = recall.standing_once(Split.in_memory(tokens, 3), starts, 4, chunk=chunk)
+    found = recall.unique_prefixes(Split.in_memory(tokens, 3), starts, 4, chunk=chunk)
     assert found.tolist() == expected
 
 
@@ -140,21 +139,21 @@ def test_the_ends_of_wilsons_interval_are_where_the_score_test_is_at_its_limit(s
 
 
 def test_obstacles_are_told_with_both_numbers():
-    assert "context of 99 tokens, block_size=64" in recall.obstacle(64, 1000)
-    assert "text of 100 tokens, this one has 99" in recall.obstacle(256, 99)
-    assert recall.obstacle(99, 100) is None
+    assert "context of 99 tokens, block_size=64" in recall.recall_obstacle(64, 1000)
+    assert "text of 100 tokens, this one has 99" in recall.recall_obstacle(256, 99)
+    assert recall.recall_obstacle(99, 100) is None
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_an_exam_is_passed_where_the_whole_text_says_so(half_learned, size):
     model, text = half_learned
-    split, drawable = Split.in_memory(text, 40), torch.arange(40)
-    asked = recall.windows_to_ask(recall.window_starts(len(text), 100))
-    wrong = recall.examine(model, split, asked, drawable=drawable, on=ALONE)
+    split, allowed = Split.in_memory(text, 40), torch.arange(40)
+    asked = recall.window_spans(recall.window_starts(len(text), 100))
+    wrong = recall.greedy_errors(model, split, asked, allowed=allowed, rt=ALONE)
     share = recall.Recall.after(50, wrong).share
-    exam = recall.Exam(share + 0.01, split, 128, drawable=drawable, on=ALONE, batch_size=size)
+    exam = recall.TargetCheck(share + 0.01, split, 128, allowed=allowed, rt=ALONE, batch_size=size)
     assert exam.passed(model) is exam.passed(model) is None
-    exam = recall.Exam(share, split, 128, drawable=drawable, on=ALONE, batch_size=size)
+    exam = recall.TargetCheck(share, split, 128, allowed=allowed, rt=ALONE, batch_size=size)
     assert (exam.passed(model) == wrong).all() and (exam.passed(model) == wrong).all()
     assert sorted(exam.order) == list(range(13))
 
@@ -170,11 +169,11 @@ def asked(monkeypatch):
 
 def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, asked):
     model, text = half_learned
-    split, drawable = Split.in_memory(text, 40), torch.arange(40)
+    split, allowed = Split.in_memory(text, 40), torch.arange(40)
     starts = recall.window_starts(len(text), 100)
-    wrong = recall.examine(model, split, recall.windows_to_ask(starts), drawable=drawable, on=ALONE)
+    wrong = recall.greedy_errors(model, split, recall.window_spans(starts), allowed=allowed, rt=ALONE)
     known = ~wrong[:, 50:].any(1)
-    exam = recall.Exam(0.99, split, 128, drawable=drawable, on=ALONE, batch_size=2)
+    exam = recall.TargetCheck(0.99, split, 128, allowed=allowed, rt=ALONE, batch_size=2)
     assert exam.may_miss == 0 and exam.passed(model) is None
     asked.clear()
     assert exam.passed(model) is None
@@ -183,7 +182,7 @@ def test_an_exam_asks_first_what_was_wrong_the_last_time(half_learned, asked):
 
 def test_an_exam_asks_first_what_training_got_wrong(half_learned, asked):
     model, text = half_learned
-    exam = recall.Exam(0.99, Split.in_memory(text, 40), 128, drawable=torch.arange(40), on=ALONE, batch_size=1)
+    exam = recall.TargetCheck(0.99, Split.in_memory(text, 40), 128, allowed=torch.arange(40), rt=ALONE, batch_size=1)
     for tokens in ([0, 49, 699], [599, 600], [100, 149, 650]):  # the first 50 are in no window's answer
         exam.suspect(tokens)
     exam.may_miss = 99
@@ -194,10 +193,10 @@ def test_an_exam_asks_first_what_training_got_wrong(half_learned, asked):
 def test_what_bfloat16_got_wrong_in_doubt_is_no_reason_to_stop_asking(half_learned, monkeypatch):
     """A quick answer that is all wrong: where it is in doubt, float32 decides; where it is clear, the exam is over."""
     model, text = half_learned
-    split, asked = Split.in_memory(text[:400], 40), recall.windows_to_ask(recall.window_starts(400, 100))
+    split, asked = Split.in_memory(text[:400], 40), recall.window_spans(recall.window_starts(400, 100))
     monkeypatch.setattr(recall.runtime, "has_bfloat16", lambda _: True)
-    options = dict(drawable=torch.arange(40), on=ALONE, batch_size=2)
-    exact = recall.examine(model, split, asked, **options)
+    options = dict(allowed=torch.arange(40), rt=ALONE, batch_size=2)
+    exact = recall.greedy_errors(model, split, asked, **options)
     answers = recall.answers
     for in_doubt, n_wrong in ((True, exact[:, 50:].any(1).sum()), (False, 2)):
 
@@ -206,31 +205,31 @@ def test_what_bfloat16_got_wrong_in_doubt_is_no_reason_to_stop_asking(half_learn
             return (wrong, doubt) if reader.dtype == torch.float32 else (wrong | True, doubt | True & in_doubt)
 
         monkeypatch.setattr(recall, "answers", broken)
-        found = recall.examine(model, split, asked, **options, may_miss=1)
+        found = recall.greedy_errors(model, split, asked, **options, may_miss=1)
         assert found[:, 50:].any(1).sum() == n_wrong and len(found) == 7
         assert (found == exact).all() or not in_doubt
 
 
 @pytest.mark.parametrize("block_size", [100, 101, 700])
 def test_a_recitation_is_asked_in_the_contexts_that_generate_has(tiny_model, block_size):
-    model, drawable = tiny_model(block_size=block_size, vocab_size=40).eval(), torch.arange(40)
+    model, allowed = tiny_model(block_size=block_size, vocab_size=40).eval(), torch.arange(40)
     beginning = torch.randint(40, (50,), generator=torch.Generator().manual_seed(3)).tolist()
     told = beginning + said(model, beginning, 650)
-    asked = recall.recitation_to_ask(700, block_size)
+    asked = recall.recitation_spans(700, block_size)
     assert asked[0, 1] == 50 and asked[-1, 2] == 700 and (asked[1:, 1] == asked[:-1, 2]).all()  # each token once
     known = Split.in_memory(told, 40)  # what it says is what it would say again, to the last token
-    assert recall.examine(model, known, asked, drawable=drawable, on=ALONE).sum() == 0
+    assert recall.greedy_errors(model, known, asked, allowed=allowed, rt=ALONE).sum() == 0
     told[-1] = (told[-1] + 1) % 40
-    wrong = recall.examine(model, Split.in_memory(told, 40), asked, drawable=drawable, on=ALONE)
+    wrong = recall.greedy_errors(model, Split.in_memory(told, 40), asked, allowed=allowed, rt=ALONE)
     assert wrong.sum(1).tolist() == [0] * (len(asked) - 1) + [1] and wrong[-1, asked[-1, 2] - asked[-1, 0] - 1]
     for target, spans, goal in ((1.0, 13 + len(asked), "1.0 with all of the text recited"), (0.999, 13, "0.999")):
-        exam = recall.Exam(target, known, block_size, drawable=drawable, on=ALONE)
+        exam = recall.TargetCheck(target, known, block_size, allowed=allowed, rt=ALONE)
         assert len(exam.asked) == spans and exam.goal == goal
 
 
 def test_what_an_exam_may_miss_is_no_victim_of_rounding():
     text = Split.in_memory(list(range(50)) * 11, 50)  # 10 windows, and (1 - 0.9) * 10 is below 1
-    assert recall.Exam(0.9, text, 128, drawable=torch.arange(50), on=ALONE).may_miss == 1
+    assert recall.TargetCheck(0.9, text, 128, allowed=torch.arange(50), rt=ALONE).may_miss == 1
 
 
 def test_what_is_covered_counts_blocks_of_20_in_order():
