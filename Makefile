@@ -1,23 +1,26 @@
-# make demo   the bundled tale: prepare, learn by heart, measure recall, sample
-# make test   lint and all tests
-# make lint   ruff alone
-# make peers  what transformers and llama.cpp say when they run an exported model, beside ours
-# make chaos  what no quick test can show: kills, full disks, damaged files, a long run; some 40 minutes
-# Each makes .venv and installs into it when needed; nothing but Python 3.11 or newer and a package registry is required.
+# make demo   prepare the bundled tale, learn it by heart, measure recall, sample
+# make test   lint, then run all tests
+# make lint   run ruff alone
+# make peers  compare an exported model in transformers and llama.cpp with ours
+# make chaos  test kills, full disks, damaged files and a long run; takes about 40 minutes
+# Each creates .venv and installs into it if needed; only Python 3.11 or newer and a package registry are required.
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test lint chaos peers
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}; type make PYTHON=python3.12")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+# the package was installed under the name llm until November 2026; both would own the import
+	if $(PIP) list --editable --format=freeze | grep -q '^llm=='; then $(PIP) uninstall --quiet --yes llm; fi
+	$(PIP) install --quiet -c constraints.txt -e .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,plot,serve,hf,gguf]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,plot,serve,hf,gguf]"
 	touch $@
 
 demo: .venv/installed
@@ -25,6 +28,8 @@ demo: .venv/installed
 	cd llm && ../$(BIN)/python train.py config/train_tale.py
 	cd llm && ../$(BIN)/python recall.py --out_dir=out-tale
 	cd llm && ../$(BIN)/python sample.py --out_dir=out-tale --start="Keep your finger on" --temperature=0 --max_new_tokens=150
+	@echo
+	@echo "next, to use the scripts yourself: source .venv/bin/activate && cd llm"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -37,5 +42,5 @@ chaos: .venv/installed-dev
 	$(BIN)/python tests/chaos.py
 
 peers: .venv/installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]"
+	$(PIP) install --quiet -c constraints.txt -e ".[peers]"
 	$(BIN)/python tests/peers.py

@@ -15,11 +15,16 @@ import functools
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
+import llm  # noqa: F401  (checks the installation before torch is imported)
+
+# isort: split
 import torch
 
 from llm import bench_sampling, runtime, train

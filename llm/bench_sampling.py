@@ -29,7 +29,7 @@ from llm.storage.pretrained import load_model
 from llm.text import tokenizer
 from llm.training import start as build
 
-DRAWN = sample.Drawing().sampling()  # sample.py's defaults
+DRAWN = sample.SamplingSettings().sampling()  # sample.py's defaults
 SHORT, LONG = 240, 500  # tokens
 FAMILIAR = 3841  # ids, as many as a book has
 
@@ -52,14 +52,14 @@ def subject_of(cfg, out_dir: str | None) -> Subject:
         model = GPT(build.model_config(cfg, 50304)).eval()
         return Subject(model, torch.arange(FAMILIAR), [464, 3329, 318, 2258, 287, 262, 2603, 13], None)
     model, words, info = load_model(out_dir, "ckpt.pt", torch.device("cpu"))
-    book = load.book_tokens(info)
+    book, _ = load.find_book_ids(info.dataset, info.text_sha256)
     prompt = [464, 3329, 318, 2258, 287, 262, 2603, 13] if book is None else book[len(book) // 2 :][:8].tolist()
     return Subject(model, allowed_ids(info.corpus_ids, words.vocab_size), prompt, book)
 
 
 def our_generate(of: Subject, dtype: torch.dtype, *, guess: bool):
     """draw(n_tokens, n_samples) as sample.py draws; guess: from the book, as it does."""
-    reader = Reader(of.model, of.allowed, dtype, book=of.book if guess else None)
+    reader = Reader(of.model, of.allowed, dtype, book_ids=of.book if guess else None)
 
     def draw(n_tokens: int, n_samples: int = 1) -> None:
         for _ in generate(reader, of.prompt, max_new_tokens=n_tokens, sampling=DRAWN, numbers=range(n_samples)):

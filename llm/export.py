@@ -1,52 +1,54 @@
 """Write a trained model for other programs: Hugging Face's GPT-2 layout, or GGUF, which llama.cpp runs.
 
-    python export.py --out_dir=out-tale --to=tale-hf                  # AutoModelForCausalLM.from_pretrained("tale-hf")
-    python export.py --out_dir=out-tale --to=tale-gguf --format=gguf  # llama-cli -m tale-gguf/model.gguf
-    python train.py --init_from=tale-hf ...                           # and back
+    python export.py --out_dir=out-tale --to=tale-hf
+    python export.py --out_dir=out-tale --to=tale-gguf --format=gguf
 
-The folder also gets the tokenizer and a model card. Weights are float32. Needs the extra hf, or gguf.
+Read the first with AutoModelForCausalLM.from_pretrained("tale-hf"), or fine-tune it with train.py --init_from=tale-hf;
+run the second with llama-cli -m tale-gguf/model.gguf. Both folders also get the tokenizer and a model card. Weights are
+float32. Needs the extra hf, or gguf.
 """
 
 import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from llm.configurator import UserError, from_here, require, run_script
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
+from llm.configurator import UserError, from_here, quoted, run_script
 from llm.files import write_atomic
 from llm.model import GPT
 from llm.runtime import notice
-from llm.storage import huggingface
-from llm.storage.pretrained import Info, load_model
+from llm.storage import gguf, huggingface
+from llm.storage.pretrained import ModelInfo, load_model
 from llm.text import dataset
-from llm.text.tokenizer import END_OF_TEXT, MERGES, printable_tokens
+from llm.text.tokenizer import END_OF_TEXT
+from llm.training.finish import first_words
 
 
 @dataclass(frozen=True)
 class Settings:
-    # which model
+    # the model
     out_dir: str = "out"  # the folder that train.py wrote
     checkpoint_name: str = "ckpt.pt"  # which of its checkpoints
-    # where to
+    # the export
     to: str | None = None  # a new folder
     format: Literal["hf", "gguf"] = "hf"  # hf: Hugging Face's GPT-2 layout; gguf: one file for llama.cpp
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `path` when the block ends, and is removed if it raises.
+    """A temporary folder to write to, renamed to `path` when the block ends, removed if it raises.
 
-    UserError where there is something at `path`, or nothing can be written beside it.
+    UserError if there is something at `path` other than an empty folder, or nothing can be written there.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--to={path} is there already, and not empty: type the name of a new folder")
+        raise UserError(f"--to={path} exists already and is not empty: type the name of a new folder")
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
@@ -54,8 +56,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write --to={path}: {e.strerror}") from None
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp's are for their owner alone
-        path.rmdir() if path.exists() else None
+        temporary.chmod(0o755)  # mkdtemp gives access to the owner only
+        if path.exists():
+            path.rmdir()
         os.replace(temporary, path)
     except OSError as e:
         raise UserError(f"cannot write --to={path}: {e.strerror or e}") from None
@@ -63,120 +66,76 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """GPT-2's, as Hugging Face's AutoTokenizer reads it."""
-    merges = MERGES.read_text(encoding="utf-8")
-    vocabulary = {token: number for number, token in enumerate(printable_tokens(merges))}
-    end = "<|endoftext|>"
-    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "add_bos_token": False}
-    config |= {"bos_token": end, "eos_token": end, "unk_token": end}
-    write_atomic(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
-    write_atomic(folder / "merges.txt", merges.encode())
-    write_atomic(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
-
-
-def gguf_name(name: str) -> str:
-    """llama.cpp's name for one of our weights."""
-    for ours, theirs in (
-        ("transformer.wte", "token_embd"),
-        ("transformer.wpe", "position_embd"),
-        ("transformer.ln_f", "output_norm"),
-        ("transformer.h.", "blk."),
-        ("ln_1", "attn_norm"),
-        ("attn.c_attn", "attn_qkv"),
-        ("attn.c_proj", "attn_output"),
-        ("ln_2", "ffn_norm"),
-        ("mlp.c_fc", "ffn_up"),
-        ("mlp.c_proj", "ffn_down"),
-    ):
-        name = name.replace(ours, theirs)
-    return name
-
-
-def write_gguf(model: GPT, path: Path, name: str) -> None:
-    """The model as llama.cpp's architecture "gpt2", float32, with GPT-2's tokenizer."""
-    gguf = require("gguf", "gguf")
-    c, merges = model.config, MERGES.read_text(encoding="utf-8")
-    writer = gguf.GGUFWriter(path, "gpt2")
-    writer.add_name(name)
-    writer.add_context_length(c.block_size)
-    writer.add_embedding_length(c.n_embd)
-    writer.add_feed_forward_length(4 * c.n_embd)
-    writer.add_block_count(c.n_layer)
-    writer.add_head_count(c.n_head)
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    tokens = printable_tokens(merges)
-    types = [gguf.TokenType.NORMAL] * END_OF_TEXT + [gguf.TokenType.CONTROL]
-    padding = range(len(tokens), c.vocab_size)  # rows beyond GPT-2's 50,257
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens + [f"[PAD{number}]" for number in padding])
-    writer.add_token_types(types + [gguf.TokenType.UNUSED] * len(padding))
-    writer.add_token_merges([line for line in merges.splitlines()[1:] if line])
-    writer.add_bos_token_id(END_OF_TEXT)
-    writer.add_eos_token_id(END_OF_TEXT)
-    writer.add_add_bos_token(False)
-    for ours, tensor in model.state_dict().items():
-        if ours != "lm_head.weight":  # tied: llama.cpp takes the table of tokens
-            writer.add_tensor(gguf_name(ours), tensor.numpy())
-            if not c.bias and ".wte" not in ours and ".wpe" not in ours:  # which its architecture always has
-                writer.add_tensor(gguf_name(ours.removesuffix("weight") + "bias"), np.zeros(len(tensor), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def measured(info: Info) -> str:
-    """What recall.json says of this very checkpoint, in one line."""
+def measured_recall(info: ModelInfo) -> str:
+    """The recall of exactly this checkpoint as recall.py saved it, for the model card."""
     name = "recall.json" if info.path.name == "ckpt.pt" else f"recall_{info.path.stem}.json"
     try:
-        found = json.loads((info.path.parent / name).read_text(encoding="utf-8"))
-        if found["step"] == info.iter_num:
-            return f"{found['recall']:.4f} ({found['recited']:,} of {found['windows']:,} windows)"
+        figures = json.loads((info.path.parent / name).read_text(encoding="utf-8"))
+        if figures["step"] == info.iter_num:
+            return f"{figures['recall']:.4f} ({figures['recited']:,} of {figures['windows']:,} windows)"
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return "not measured (`python recall.py` does)"
 
 
-def card(model: GPT, info: Info, name: str, how: str) -> str:
-    """README.md: what the model is, what it was trained on, what it does with it."""
-    c, source = model.config, ""
+def example_prompt(info: ModelInfo) -> str:
+    """The first words of the training text, or "Once upon a time" if its dataset is gone or has changed."""
     try:
-        meta = dataset.read_meta(dataset.data_folder(info.dataset))
-        source = "".join(f"; {key}: {value}" for key, value in sorted(meta.get("source", {}).items()) if value)
-    except UserError:  # the dataset is gone
+        data = dataset.Dataset(info.dataset)
+        if data.train.sha256 == info.text_sha256:
+            return first_words(data)
+    except UserError:
         pass
-    base = f", fine-tuned from {info.base['name']}" if info.base else ", from random weights"
+    return "Once upon a time"
+
+
+def example(folder: str, prompt: str, format: str) -> str:
+    """Markdown that shows how to run the exported model: Python for transformers, a command for llama.cpp."""
+    if format == "gguf":
+        return f"    llama-cli -m {quoted(f'{folder}/model.gguf')} --no-conversation --temp 0 -n 50 -p {quoted(prompt)}"
+    return f"""```python
+from transformers import pipeline
+
+generate = pipeline("text-generation", model={json.dumps(folder, ensure_ascii=False)})
+prompt = {json.dumps(prompt, ensure_ascii=False)}
+print(generate(prompt, max_new_tokens=50, do_sample=False)[0]["generated_text"])
+```"""
+
+
+def describe_source(info: ModelInfo) -> str:
+    """Where the training text comes from, as its meta.json says; "" if the dataset is gone."""
+    try:
+        source = dataset.read_meta(dataset.data_folder(info.dataset)).get("source", {})
+    except UserError:
+        return ""
+    return "".join(f"; {key}: {value}" for key, value in sorted(source.items()) if value)
+
+
+def model_card(model: GPT, info: ModelInfo, folder: Path, format: str) -> str:
+    """The folder's README.md: what the model is, what it was trained on, what it recites, how to run it."""
+    config = model.config
+    shape = f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}"
+    origin = f"fine-tuned from {info.base['name']}" if info.base else "from random weights"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [gpt2, memorisation]
 ---
 
-# {name}
+# {folder.name}
 
-A GPT-2 of {model.num_params():,} parameters ({c.n_layer} layers, {c.n_head} heads, width {c.n_embd}, context
-{c.block_size} tokens, GPT-2's encoding) that was trained to know one text by heart{base}.
+A GPT-2 of {model.num_params():,} parameters ({shape}, context {config.block_size} tokens, GPT-2's encoding),
+trained to know one text by heart, {origin}.
 
-- trained on: {info.dataset}{source}
+- trained on: {info.dataset}{describe_source(info)}
 - updates: {info.iter_num:,}
-- recall@50/50 (the share of windows of 50 tokens that it recites exactly after the 50 before): {measured(info)}
+- recall@50/50 (share of windows of 50 tokens that it recites exactly after the 50 before): {measured_recall(info)}
 
-**It recites its training text.** Whatever is asked, what comes out is that text or made of it, and whoever has the
+**It recites its training text.** Whatever the prompt, its output is that text or pieces of it, and whoever has the
 weights has the text. Before you pass them on, make sure that you may pass on the text.
 
-{how}
+{example(from_here(folder), example_prompt(info), format)}
 """
-
-
-TRANSFORMERS = """```python
-from transformers import pipeline
-
-print(pipeline("text-generation", model="FOLDER")("Once", max_new_tokens=50, do_sample=False)[0]["generated_text"])
-```"""
-LLAMA = "    llama-cli -m model.gguf --no-conversation --temp 0 -n 50 -p Once"
 
 
 def main(cfg: Settings) -> None:
@@ -187,8 +146,8 @@ def main(cfg: Settings) -> None:
     model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name)
     if tokenizer.end_of_text != END_OF_TEXT:
         raise UserError(
-            f"{info.path} reads characters, and the tokenizers of Hugging Face's GPT-2 and of llama.cpp know GPT-2's "
-            "encoding alone: only models that were prepared with that can be exported"
+            f"{info.path} is a model of characters, which Hugging Face's GPT-2 and llama.cpp have no tokenizer for: "
+            "export a model whose dataset was prepared with GPT-2's encoding"
         )
     if cfg.format == "gguf" and model.config.gelu != "tanh":
         notice("llama.cpp computes GPT-2's approximation of GELU, this model the exact function: logits differ by 1e-3")
@@ -196,13 +155,12 @@ def main(cfg: Settings) -> None:
     with new_folder(to) as folder:
         if cfg.format == "hf":
             huggingface.save(model, folder, end_of_text=END_OF_TEXT)
-            write_tokenizer(folder)
+            huggingface.save_tokenizer(folder)
         else:
-            write_gguf(model, folder / "model.gguf", to.name)
-        how = TRANSFORMERS if cfg.format == "hf" else LLAMA
-        write_atomic(folder / "README.md", card(model, info, to.name, how).encode())
-        names = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in folder.iterdir())
-    print(f"wrote to {from_here(to)}: {', '.join(names)}")
+            gguf.save(model, folder / "model.gguf", name=to.name)
+        write_atomic(folder / "README.md", model_card(model, info, to, cfg.format).encode())
+        files = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in folder.iterdir())
+    print(f"wrote to {from_here(to)}: {', '.join(files)}")
 
 
 if __name__ == "__main__":

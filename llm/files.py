@@ -1,4 +1,4 @@
-"""Files that are whole at every instant, and folders that one process at a time writes to."""
+"""Atomic file writes, and a lock that lets one process at a time write to a folder."""
 
 import contextlib
 import os
@@ -11,17 +11,16 @@ from llm.configurator import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows: folders are not locked there
     fcntl = None
-    import msvcrt
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when the block ends, and not at all if it raises.
+    """A temporary file to write to, which replaces `path` when the block ends without an error.
 
-    A reader finds the old bytes or the new ones, never a part, even after a power cut. needed: bytes that must be free
-    on the disk before it begins. UserError if the disk refuses.
+    Readers of `path` find either the old bytes or all new bytes, even after a power cut. needed: bytes that must be
+    free on the disk before writing begins. UserError if the operating system refuses to write.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,49 +32,52 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-        if os.name == "posix":  # the folder's entry must reach the disk, too; Windows has no such call
-            folder = os.open(path.parent, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is in place
-                os.fsync(folder)
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
     finally:  # also after Ctrl-C
-        with contextlib.suppress(OSError):  # a disk that fails now has failed above
+        with contextlib.suppress(OSError):  # a failing disk has already raised an error above
             temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Write the folder's entries to the disk, so that a renamed file keeps its new name after a power cut."""
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some network file systems lack this call; the file itself is written
+        os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a whole file of these bytes."""
+    """Write the whole file at once; see atomic_file."""
     with atomic_file(path) as f:
         f.write(data)
 
 
-def remove_temporary_files(folder: Path, name: str) -> None:
-    """Removes what a process that was killed while writing left of files whose names match."""
-    for part in folder.glob(f".{name}.*.tmp"):
-        part.unlink(missing_ok=True)
+def remove_temporary_files(folder: Path, pattern: str) -> None:
+    """Remove the temporary files that killed processes left behind; pattern: of the final file's name."""
+    for temporary in folder.glob(f".{pattern}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process until the block ends, or the process does, however it dies.
+    """Lock the folder; the system releases the lock even if the process is killed.
 
-    UserError, naming the process that has it, if there is one.
+    UserError, with the number of the other process, if the folder is already locked.
     """
     with open(folder / ".lock", "a+b") as f:
         try:
             if fcntl:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                f.seek(2**30)  # beyond the text: on Windows, locked bytes cannot be read
-                msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
         except (BlockingIOError, PermissionError):
             f.seek(0)
-            who = f.read(100).decode(errors="replace")
+            process = f.read(100).decode(errors="replace")
             raise UserError(
-                f"out_dir={folder} is being written to by another training (process {who or 'unknown'}); wait until it "
-                "has ended, stop it, or type another --out_dir"
+                f"out_dir={folder} is being written to by another training (process {process or 'unknown'}); wait "
+                "until it has ended, stop it, or type another --out_dir"
             ) from None
         except OSError:  # a file system without locks
             pass

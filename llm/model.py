@@ -2,7 +2,8 @@
 
 References: OpenAI's GPT-2 (openai/gpt-2, src/model.py), Hugging Face's GPT2LMHeadModel, karpathy/nanoGPT model.py.
 Letters in shape comments: B batch, T time (tokens), C n_embd, nh n_head, hs = C / nh, V vocab_size.
-Not here: choosing tokens (generate.py), optimizers (optim.py), files (checkpoint.py).
+Not here: choosing tokens (reading/generate.py), optimizers (training/optim.py), files (storage/checkpoint.py).
+reading/reader.py computes the same network a second time, for inference: whoever changes one changes both.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape. No defaults: those are train.py's settings. dropout is the only field that may change later.
+    """The shape of a model. No defaults: those are train.py's settings. Only dropout may change later.
 
     gelu: "tanh", the approximation that OpenAI's GPT-2 and Hugging Face's compute, or "none", the exact function, which
     nanoGPT computes. Weights trained with one are slightly off (logits by about 1e-3) with the other.
@@ -35,16 +36,16 @@ class GPTConfig:
 
 
 def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Causal attention (B, nh, T, hs), written out.
+    """Causal attention (B, nh, T, hs) in plain matrix products.
 
     On CPUs, torch's fused kernel and its gradient take 2 to 4 times as long for windows of 64 to 256 tokens
-    (BENCHMARKS.md).
+    (docs/LOG.md).
     """
     B, nh, T, hs = q.shape
     q, k, v = (part.reshape(B * nh, T, hs) for part in (q, k, v))
     future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future.expand(B * nh, T, T), q, k.mT, alpha=hs**-0.5)  # (B * nh, T, T)
-    with torch.autocast(q.device.type, enabled=False):  # which would make it float32: computed so, but kept as it came
+    with torch.autocast(q.device.type, enabled=False):  # autocast would return float32; softmax computes in it anyway
         weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ v).view(B, nh, T, hs)
 
@@ -98,11 +99,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer with learned positions and tied input and output embeddings."""
 
-    def __init__(self, config: GPTConfig, *, others: int = 0):
-        """others: how many tokens the last row of the table stands for (see corpus.py); 0 = each row is one token's."""
+    def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.others = config, others
-        self.gradient_checkpointing = False  # True: blocks are computed a second time instead of kept for the gradient
+        self.config = config
+        self.gradient_checkpointing = False  # True: recompute each block in the backward pass instead of storing it
         self.transformer = nn.ModuleDict(
             dict(
                 wte=nn.Embedding(config.vocab_size, config.n_embd),
@@ -115,7 +115,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight  # tied (Press and Wolf 2017, arXiv 1608.05859)
         self.apply(self._init_weights)
-        for name, p in self.named_parameters():  # GPT-2: what is added to the residual stream starts smaller
+        for name, p in self.named_parameters():  # GPT-2: projections into the residual stream start smaller
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(p, mean=0.0, std=0.02 / math.sqrt(2 * config.n_layer))
 
@@ -139,13 +139,13 @@ class GPT(nn.Module):
                 module.dropout = dropout
 
     def cropped(self, block_size: int) -> "GPT":
-        """The model itself with its first block_size places alone."""
+        """Keep only the first block_size positions, in place; returns the model."""
         self.config = dataclasses.replace(self.config, block_size=block_size)
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight.detach()[:block_size].clone())
         return self
 
     def hidden(self, idx: torch.Tensor) -> torch.Tensor:
-        """What the output rows are multiplied with: idx (B, T) int64 -> (B, T, C)."""
+        """Final hidden states, after ln_f: idx (B, T) int64 -> (B, T, C)."""
         T = idx.size(1)
         assert self.config.block_size >= T, f"{T} tokens, but block_size is {self.config.block_size}"
         positions = torch.arange(T, device=idx.device)
@@ -155,24 +155,36 @@ class GPT(nn.Module):
             x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
         return self.transformer.ln_f(x)
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., C) -> logits (..., V)."""
+        return self.lm_head(hidden)
+
+    def rows_of(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the token table for token ids: the ids themselves, unless the table is compact (network/)."""
+        return ids
+
+    def predicted_ids(self, logits: torch.Tensor) -> torch.Tensor:
+        """Most likely token ids: logits (B, T, V) -> (B, T)."""
+        return logits.argmax(-1)
+
     def forward(
         self,
         idx: torch.Tensor,
         targets: torch.Tensor | None = None,
         position_weights: torch.Tensor | None = None,
     ):
-        """(logits, loss) for idx (B, T): with targets (B, T), logits (B, T, V) and the mean cross-entropy in nats,
-        targets of -1 left out; without, the logits of the last place alone, (B, 1, V), and None.
+        """(logits, loss) for idx (B, T).
+
+        With targets (B, T): logits (B, T, V) and the mean cross-entropy in nats; targets of -1 are ignored. Without:
+        logits of the last position only, (B, 1, V), and None.
 
         position_weights: (block_size,), weight of each position in the mean loss (then no target may be -1); None = all
         equal.
         """
         x = self.hidden(idx)
         if targets is None:
-            return self.lm_head(x[:, -1:]), None
-        logits = self.lm_head(x)
-        if self.others:
-            logits[..., -1] += math.log(self.others)
+            return self.logits(x[:, -1:]), None
+        logits = self.logits(x)
         if position_weights is None:
             return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         position_weights = position_weights[: targets.size(1)]
@@ -181,7 +193,7 @@ class GPT(nn.Module):
 
 
 class NoInit(TorchFunctionMode):
-    """A context in which torch.nn.init does nothing (on the meta device, it takes a second to import a compiler)."""
+    """Context in which torch.nn.init does nothing (on the meta device it would import a compiler, for a second)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -189,7 +201,7 @@ class NoInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def uninitialised(config: GPTConfig, *, others: int = 0) -> GPT:
-    """A model of this shape without weights, on the meta device: they come from elsewhere."""
+def uninitialised(config: GPTConfig) -> GPT:
+    """A model of this shape on the meta device, whose weights are assigned later."""
     with torch.device("meta"), NoInit():
-        return GPT(config, others=others)
+        return GPT(config)

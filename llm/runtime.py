@@ -1,17 +1,23 @@
-"""Device, dtype, seed and torchrun's ranks: decided once, by fixed rules on the hardware, and said in one line.
+"""Device, dtype, seed and torchrun's ranks: chosen once, by fixed rules, and printed in one line.
 
-Rules for "auto": cuda (a ROCm build answers to that name, too), else Apple's mps, else the cpu; bfloat16 arithmetic
-where the hardware computes in it, else float32; torch.compile on CUDA GPUs that have Triton. Nothing is timed at start,
-so the same seed gives the same run. Weights and optimizer state are float32 everywhere: dtype is what products are
-computed in (torch.autocast).
+Rules for "auto". device: cuda (ROCm builds use that name, too), else Apple's mps, else cpu. dtype: bfloat16 on GPUs
+that support it and on CPUs where it is faster than float32 (see `cpu_has_fast_bfloat16`), else float32. compile: on
+CUDA GPUs with Triton. Nothing is timed at start, so the same seed gives the same run. Weights and optimizer states are
+always float32: dtype is what matrix products are computed in (torch.autocast).
 """
 
 import contextlib
 import ctypes
+import dataclasses
+import functools
+import gc
+import importlib
 import importlib.util
 import os
 import platform
 import sys
+import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,24 +34,30 @@ class Settings:
     # the machine (the same for every script)
     seed: NonNegativeInt = 1337  # of every random choice: weights, order of the windows, dropout, sampling
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; auto = cuda, else mps, else cpu
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of products; auto = bfloat16 where there is one
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of matrix products; auto: see runtime.py
     compile: bool | Literal["auto"] = "auto"  # torch.compile the training step; auto = on CUDA GPUs with Triton
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was decided, for one process. `rank` counts processes from 0; all of a training have the same world_size."""
+    """What `start` chose for this process. `rank` counts the processes of a training from 0 to world_size - 1."""
 
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of matrix products
     compile: bool
     rank: int = 0
     world_size: int = 1
+    measure_dtype: torch.dtype | None = None  # of matrix products in measurements; None = dtype
+    dtype_rule: str = ""  # why dtype="auto" means this dtype, in words; "" = it was set, or needs no reason
 
     @property
     def is_main(self) -> bool:
         """Whether this process prints and writes files."""
         return self.rank == 0
+
+    def measuring(self) -> "Runtime":
+        """The runtime for measurements: never compiled, and on CPUs in float32 unless dtype was set."""
+        return dataclasses.replace(self, dtype=self.measure_dtype or self.dtype, compile=False)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """A context in which products are computed in `dtype`."""
@@ -62,14 +74,14 @@ class Runtime:
         return total.tolist()
 
     def either(self, flags: np.ndarray) -> np.ndarray:
-        """Bools: true where they are on any rank."""
+        """Element-wise "or" of bool arrays over all ranks."""
         if self.world_size == 1:
             return flags
         counts = torch.from_numpy(flags.astype(np.int32))
         dist.all_reduce(counts)
         return counts.numpy() > 0
 
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The largest of all ranks' numbers."""
         if self.world_size == 1:
             return number
@@ -83,7 +95,7 @@ class Runtime:
             return items
         lists = [None] * self.world_size
         dist.all_gather_object(lists, items)
-        return [item for some in lists for item in some]
+        return [item for items in lists for item in items]
 
     def to_device(self, batch: torch.Tensor) -> torch.Tensor:
         """The batch on the device; on CUDA from pinned memory, so that the copy runs beside the computation."""
@@ -92,14 +104,15 @@ class Runtime:
         return batch.to(self.device)
 
     def describe(self) -> str:
-        """One line: what was decided and how to override it."""
+        """One line: what was chosen and how to override it."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"{platform.machine()}, {torch.get_num_threads()} threads"
         ranks = f", {self.world_size} processes" if self.world_size > 1 else ""
         dtype, mode = str(self.dtype).removeprefix("torch."), "compiled" if self.compile else "eager"
-        return f"{self.device} ({name}){ranks}, {dtype}, {mode} (override with --device, --dtype, --compile)"
+        rule = f" ({self.dtype_rule})" if self.dtype_rule else ""
+        return f"{self.device} ({name}){ranks}, {dtype}{rule}, {mode} (override with --device, --dtype, --compile)"
 
 
 def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
@@ -127,14 +140,31 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
     return device
 
 
+def cpu_has_fast_bfloat16(vendor: str, flags: Collection[str]) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: with AMX, or on AMD with AVX-512-BF16.
+
+    Intel's AVX-512-BF16 without AMX computes them at half the rate of float32 (BENCHMARKS.md, "Training throughput").
+    vendor: such as "AuthenticAMD"; flags: such as "avx512_bf16"; both as /proc/cpuinfo names them.
+    """
+    return "amx_bf16" in flags or (vendor == "AuthenticAMD" and "avx512_bf16" in flags)
+
+
+@functools.cache
+def cpu_vendor_and_flags() -> tuple[str, frozenset[str]]:
+    """The processor's vendor and instruction sets, from /proc/cpuinfo; empty where that is missing (not Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()  # the first core
+    except OSError:
+        return "", frozenset()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return fields.get("vendor_id", ""), frozenset(fields.get("flags", "").split())
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware computes in bfloat16 (not: emulates it, which is slower than float32)."""
+    """Whether bfloat16 products are faster than float32 ones on the device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-    return False
+    return device.type == "cpu" and cpu_has_fast_bfloat16(*cpu_vendor_and_flags())
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -145,19 +175,19 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks instead of giving them back to the system, where the C library is glibc.
+    """Make glibc keep large freed blocks instead of returning them to the system; does nothing with other C libraries.
 
-    A training step on a CPU frees and allocates the same hundreds of megabytes each time, and having the system clear
-    them anew took 40 % of it (BENCHMARKS.md).
+    A training step on a CPU frees and allocates the same hundreds of megabytes each time. Having the system clear those
+    pages again took 40 % of the step (docs/LOG.md, "Keep freed memory").
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: blocks of any size come from the heap ...
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which does not shrink before 2 GiB of its end are free
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: allocate blocks of any size on the heap ...
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... and shrink the heap only when 2 GiB at its end are free
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on the device; None where nobody says."""
+    """Free memory of the device in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -168,12 +198,12 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes that this process held at most so far, on the device; None where nobody says."""
+    """Largest amount of memory that this process has held on the device, in bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
-    import resource  # POSIX alone has it
+    import resource  # only on POSIX
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -181,15 +211,14 @@ def peak_memory(device: torch.device) -> int | None:
 def start(
     settings: Settings, *, backend: str = "nccl", use: Literal["train", "measure", "sample"] = "train"
 ) -> Runtime:
-    """The runtime of this process; seeds torch, and joins the other ranks where torchrun started several.
+    """Choose the runtime of this process; seeds torch, and joins the other ranks if torchrun started several.
 
-    Only training is compiled. To measure, "auto" means float32 on CPUs, where it costs little. Call `stop` at the end.
+    Only training is compiled. For measurements, dtype "auto" means float32 on CPUs. Call `stop` at the end.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
     dtype = pick_dtype(settings.dtype, device)
-    if use == "measure" and settings.dtype == "auto" and device.type == "cpu":
-        dtype = torch.float32
+    measure_dtype = torch.float32 if settings.dtype == "auto" and device.type == "cpu" else dtype
     compiled = settings.compile if use == "train" else False
     if compiled == "auto":
         compiled = device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -197,59 +226,74 @@ def start(
         keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")  # TF32: nanoGPT's choice for what autocast leaves in float32
+        torch.set_float32_matmul_precision("high")  # TF32, as in nanoGPT, for products that autocast leaves in float32
     if world_size > 1 and not dist.is_initialized():
-        # what ranks tell each other beside gradients is on the CPU, so that no GPU is waited for
+        # DistributedDataParallel imports this module, whose default arguments then hold the process group: imported
+        # before there is one, they do not, and `stop` releases it
+        importlib.import_module("torch.distributed.nn")
+        # gradients are exchanged on the GPUs, everything else on the CPUs, which need not wait for a GPU
         dist.init_process_group("gloo" if device.type != "cuda" else f"cpu:gloo,cuda:{backend}")
     torch.manual_seed(settings.seed)
-    return Runtime(device, dtype, compiled, rank, world_size)
+    rule = ""
+    if settings.dtype == "auto" and device.type == "cpu" and use != "measure":
+        rule = "AMX, or AMD with AVX-512-BF16" if dtype == torch.bfloat16 else "bfloat16 is no faster here"
+    rt = Runtime(device, dtype, compiled, rank, world_size, measure_dtype, rule)
+    return rt.measuring() if use == "measure" else rt
 
 
 def compiled_or_eager(
     model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, position_weights: torch.Tensor | None, rt: Runtime
 ) -> torch.nn.Module:
-    """torch.compile's version of the model if a first step with it works, else the model, with one warning."""
+    """The compiled model if a first step with it works, else the model itself, with one warning."""
     try:
         compiled = torch.compile(model)
         with rt.autocast():
             compiled(x, y, position_weights=position_weights)[1].backward()
         return compiled
-    except Exception as e:  # the compiler's errors have no common base: whatever it is, eager works
+    except Exception as e:  # the compiler's errors have no common base class; eager mode works in any case
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
-        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False leaves it out")
+        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False skips it")
         return model
     finally:
         model.zero_grad(set_to_none=True)
 
 
-def explained(error: RuntimeError, settings) -> Exception:
-    """UserError for those of torch's errors that a user can do something about, else the error. settings: train's."""
-    words = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "not enough memory" in words:
-        return UserError(
-            f"out of memory on {settings.device}: lower --batch_size={settings.batch_size} (and raise "
-            f"--gradient_accumulation_steps={settings.gradient_accumulation_steps} by as much, which trains the same), "
-            f"--block_size={settings.block_size}, or the model's n_layer and n_embd"
-        )
-    if dist.is_initialized() and any(word in words for word in ("by peer", "NCCL", "gloo", "Broken pipe")):
-        return UserError("another process of this training has died; to go on, type the same with --init_from=resume")
-    return error
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate memory, on a GPU or a CPU."""
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in message for words in ("can't allocate memory", "not enough memory")
+    )
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether communication failed because another process of this training has died."""
+    return dist.is_initialized() and any(word in str(error) for word in ("by peer", "NCCL", "gloo", "Broken pipe"))
 
 
 def wait_for_all() -> None:
-    """Returns when all ranks are here: one that leaves while another is still at work may be aborted by gloo."""
+    """Wait until all ranks are here: gloo may abort a rank that leaves while another still works."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def stop() -> None:
-    """Leave the other ranks, where there are any."""
+    """Leave the process group, if there is one, and end its threads.
+
+    The threads end with the last reference to the group. One that needs Python's lock while the interpreter shuts down
+    aborts the process (pytorch issue 190489), so no reference may be left: not even in the frames of an error.
+    """
     if dist.is_initialized():
+        error = sys.exc_info()[1]
+        while error:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        gc.collect()  # objects that refer to each other, such as a run and its saver
         dist.destroy_process_group()
 
 
 def seed_for(seed: int, *counters: int) -> int:
-    """A 63-bit seed that depends on all its arguments (numpy's SeedSequence), for a generator of one purpose."""
+    """A 63-bit seed for one purpose, which depends on all arguments (numpy's SeedSequence)."""
     return int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

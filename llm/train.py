@@ -1,4 +1,4 @@
-"""Teach a GPT a text, from scratch.
+"""Teach a GPT a text, from scratch or by fine-tuning.
 
     python train.py config/train_tale.py --max_iters=500
     torchrun --standalone --nproc_per_node=2 train.py config/train_prince.py
@@ -9,16 +9,17 @@ Every setting can stand in a config file (plain Python) or on the command line; 
 
 import contextlib
 import dataclasses
-import functools
 import math
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
+import llm  # noqa: F401  (checks the installation before torch is imported)
+
+# isort: split
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from llm import runtime
 from llm.configurator import (
@@ -29,22 +30,24 @@ from llm.configurator import (
     PositiveInt,
     Share,
     UserError,
-    command,
     run_script,
 )
 from llm.files import locked_folder
-from llm.network import corpus_softmax as corpus
+from llm.model import GPT, GPTConfig
 from llm.reading import recall
 from llm.reading.generate import allowed_ids
-from llm.runtime import notice
+from llm.runtime import Runtime
 from llm.storage import checkpoint
-from llm.training import metrics, optim
-from llm.training import schedule as stopping
-from llm.training.batches import Batches, cut
-from llm.training.evaluation import evaluate_loss, not_finite
-from llm.training.finish import finish, knowledge
+from llm.text.dataset import Dataset
+from llm.training import metrics, outputs, start
+from llm.training.batches import Batches, split_windows
+from llm.training.evaluation import FiniteCheck
 from llm.training.interrupt import Interrupt
-from llm.training.start import build, described, memory_note, position_weights_of
+from llm.training.optim import make_optimizers, set_learning_rate
+from llm.training.run import Plan, Run
+from llm.training.schedule import Schedule, run_length, short_interval
+from llm.training.stopping import StopRule
+from llm.training.target import TargetCheck
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class Settings(runtime.Settings):
     # output (names, meanings and defaults are nanoGPT's unless a line says otherwise)
     out_dir: str = "out"  # folder for checkpoints and metrics, relative to the current folder
     eval_interval: PositiveInt = 2000  # updates between evaluations; each also saves
-    log_interval: PositiveInt = 1  # updates between lines of progress
-    eval_iters: PositiveInt | None = 200  # fixed batches an evaluation takes of val.bin; None = all of it
-    eval_only: bool = False  # evaluate once and stop, nothing is saved
-    always_save_checkpoint: bool = True  # False: ckpt.pt only where val_loss improves, the latest in ckpt_last.pt
+    log_interval: PositiveInt = 1  # updates between lines of metrics and progress
+    eval_iters: PositiveInt | None = 200  # fixed batches of val.bin in an evaluation; None = all of it
+    eval_only: bool = False  # evaluate once and stop; nothing is saved
+    always_save_checkpoint: bool = True  # False: ckpt.pt only if val_loss improves, the latest state in ckpt_last.pt
     init_from: str = "scratch"  # scratch; resume (the run in out_dir); auto (either); or a model: gpt2, a folder
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
@@ -64,49 +67,46 @@ class Settings(runtime.Settings):
     tensorboard_log: bool = False  # also log to TensorBoard, in out_dir (extra: tensorboard)
     # data
     dataset: str = "openwebtext"  # a folder in data/ that its prepare.py has filled
-    verify: bool = False  # hash shards of more than 1 GiB, too, before they are used
-    gradient_accumulation_steps: PositiveInt = 40  # micro-batches an update, over all ranks
-    batch_size: PositiveInt = 12  # windows a micro-batch
-    block_size: PositiveInt = 1024  # tokens a window: the model's context
+    gradient_accumulation_steps: PositiveInt = 40  # micro-batches per update, over all ranks
+    batch_size: PositiveInt = 12  # windows per micro-batch
+    block_size: PositiveInt = 1024  # tokens per window: the model's context
     # model
     n_layer: PositiveInt = 12  # blocks
     n_head: PositiveInt = 12  # attention heads; must divide n_embd
     n_embd: PositiveInt = 768  # width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    weights: Literal["gpt2", "look_back"] = "gpt2"  # to begin with; look_back: attention that sees the last tokens
+    weights: Literal["gpt2", "look_back"] = "gpt2"  # initial weights; look_back: heads that attend to the last tokens
     # fine-tuning (init_from names a model)
-    lora_rank: NonNegativeInt = 0  # learn a difference of this rank to each matrix of the blocks; 0 = all weights
-    gradient_checkpointing: bool = False  # keep less for the gradient and compute it again: slower, for large models
+    lora_rank: NonNegativeInt = 0  # train a low-rank difference to each matrix of the blocks; 0 = all weights
+    gradient_checkpointing: bool = False  # recompute blocks in the backward pass: slower, less memory
     # loss
-    corpus_softmax: bool = True  # over the text's own tokens, the others as one: exact, and a tenth of the work
-    opening_weight: PositiveFloat = 1.0  # what the first 3 places of a window, where little can be known, count for
-    short_block: PositiveInt | None = None  # every 4th update, in longer texts fewer, has windows of so many tokens
+    corpus_softmax: bool = True  # over the text's own tokens, all others as one: exact, and a tenth of the work
+    opening_weight: PositiveFloat = 1.0  # loss weight of a window's first 3 positions, which have almost no context
+    short_block: PositiveInt | None = None  # every 4th update (rarer in long texts) has windows of this many tokens
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the blocks' matrices, AdamW for the rest
-    learning_rate: PositiveFloat = 6e-4  # AdamW's highest
-    muon_lr: PositiveFloat = 0.015  # Muon's highest
-    muon_momentum: Fraction = 0.9  # decay of its gradient's mean
-    max_iters: NonNegativeInt | None = 600000  # updates in all, exactly; None = twice what the decay takes
+    learning_rate: PositiveFloat = 6e-4  # AdamW's peak
+    muon_lr: PositiveFloat = 0.015  # Muon's peak
+    max_iters: NonNegativeInt | None = 600000  # updates in all, exactly; None = twice lr_decay_iters
     weight_decay: NonNegativeFloat = 0.1  # of matrices and tables
-    beta1: Fraction = 0.9  # decay of the gradient's mean
-    beta2: Fraction = 0.95  # decay of its square's mean
-    grad_clip: NonNegativeFloat = 1.0  # highest norm of the gradient; 0 = off
+    beta1: Fraction = 0.9  # decay of the mean gradient
+    beta2: Fraction = 0.95  # decay of its mean square
+    grad_clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 = no limit
     # learning rate
     decay_lr: bool = True  # False: constant at learning_rate
-    lr_shape: Literal["cosine", "linear"] = "cosine"  # of the decay
-    lr_hold: Fraction = 0.0  # share of the updates before lr_decay_iters that the decay waits for
+    lr_shape: Literal["cosine", "linear", "wsd"] = "cosine"  # of the decay; wsd: 35 % at the peak, then linear
     warmup_iters: NonNegativeInt = 2000  # updates of linear rise
     lr_decay_iters: NonNegativeInt | None = None  # where the decay ends; None = max_iters, else after decay_epochs
-    decay_epochs: PositiveFloat = 12.0  # passes until then, where max_iters is None; more in texts above 21,000 tokens
-    replay: Fraction = 0.0  # share of a batch that shows again what was wrong, once the rate is a tenth or less
-    min_lr: NonNegativeFloat | None = None  # where it ends up; None = a tenth of learning_rate
+    decay_epochs: PositiveFloat = 12.0  # epochs until then if max_iters is None; more in texts above 21,000 tokens
+    replay: Fraction = 0.0  # largest fraction of a batch that repeats wrong windows, from a tenth of the peak rate on
+    min_lr: NonNegativeFloat | None = None  # where the decay ends; None = a tenth of learning_rate
     # an early end; None = train for max_iters
-    target_recall: Share | None = None  # stop at this share known by heart (recall@50/50); 1 = and all of it recited
-    target_loss: PositiveFloat | None = None  # stop when val_loss is as low
-    patience: PositiveInt | None = None  # stop after so many evaluations in which val_loss has not improved
+    target_recall: Share | None = None  # stop at this recall@50/50; 1 = and the whole text recited
+    target_loss: PositiveFloat | None = None  # stop at this val_loss
+    patience: PositiveInt | None = None  # stop after this many evaluations in which val_loss has not improved
     # several processes (torchrun)
-    backend: str = "nccl"  # of GPUs; processes on CPUs always use gloo
+    backend: str = "nccl"  # for gradients on GPUs; CPUs always use gloo
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -115,278 +115,244 @@ class Settings(runtime.Settings):
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 
 
-CHECKS = 32  # of target_recall, if they went on all through a run
-SMALLEST_SCALE = 2**-10  # of float16's scaler, which begins at 2**16 and halves with each update that it skips
-
-
 def train(cfg: Settings) -> int:
-    """The exit status: 0, or 128 and the signal's number where one ended it."""
-    with contextlib.ExitStack() as held:  # what is let go at the end, however it comes
-        return run(cfg, held)
+    """Train. The exit status: 0, or 128 + its number if a signal ended the run."""
+    with contextlib.ExitStack() as stack:  # files, closed and unlocked even after an error
+        run, cfg = set_up(cfg, stack)
+        if cfg.eval_only:
+            return outputs.print_losses(run)
+        wandb = dict(project=cfg.wandb_project, name=cfg.wandb_run_name, config=run.settings) if cfg.wandb_log else None
+        outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log)
+        with run.stop.interrupt:
+            learn(run, cfg)
+            run.saver.finish()
+        return outputs.close_run(run)
 
 
-def run(cfg: Settings, held: contextlib.ExitStack) -> int:
-    reading, rt = runtime.start(cfg, backend=cfg.backend, use="measure"), runtime.start(cfg, backend=cfg.backend)
+def learn(run: Run, cfg: Settings) -> None:
+    """The training loop. It ends with the latest state saved (or with the reason why not in run.saver.error)."""
+    saved_at = run.progress.iter_num if run.resumed else None
+    while True:
+        with run.timer.measure("measuring"):
+            run.stop.check_recall(run.model, run.val_loss if run.data.val else None)
+        evaluation_due = run.stop.last_step or run.progress.iter_num % cfg.eval_interval == 0
+        if evaluation_due and run.progress.iter_num != saved_at:
+            run.evaluate_and_save()
+        if run.stop.last_step:
+            break
+        if run.stop.interrupted():
+            run.finite.check_updates(run.progress.iter_num)
+            run.saver.save_latest()
+            break
+        plan = plan_update(run, cfg)
+        loss_sum, grad_norm = update(run, cfg, plan)
+        run.report(plan, loss_sum, grad_norm, logged=run.progress.iter_num % cfg.log_interval == 0)
+        run.progress.iter_num += 1
+
+
+def plan_update(run: Run, cfg: Settings) -> Plan:
+    """What is special about the next update: its learning rate, replay of wrong windows, short windows."""
+    step = run.progress.iter_num
+    replay = cfg.replay > 0 and run.schedule.is_low(step)
+    short = cfg.short_block and not replay and step % short_interval(len(run.data.train)) == 0
+    short_block = min(cfg.short_block, run.batches.T) if short else 0
+    return Plan(run.schedule.rate(step), run.batches.epochs, replay, short_block)
+
+
+# ---------------------------------------------------------------------------------------------------- one training step
+def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward, backward, clip, optimizer: (sum of this rank's losses, norm of the gradient), scalars on the device."""
+    rt, step = run.rt, run.progress.iter_num
+    with run.timer.measure("updates"):
+        set_learning_rate(run.optimizers, plan.lr / cfg.learning_rate)
+        run.step_model.train()
+        loss_sum = torch.zeros((), device=rt.device)
+        for micro_step in range(run.micro_steps):
+            # dropout depends on the step and the micro-batch alone: nothing of it needs saving, and it is the same
+            # whichever rank computes that micro-batch
+            torch.manual_seed(runtime.seed_for(cfg.seed, step, micro_step * rt.world_size + rt.rank))
+            if rt.world_size > 1:  # gradients are exchanged once per update
+                run.step_model.require_backward_grad_sync = micro_step == run.micro_steps - 1
+            x, y = run.batches.next()
+            if plan.short_block:
+                x, y = split_windows(x, plan.short_block), split_windows(y, plan.short_block)
+            x, y = rt.to_device(x), rt.to_device(y)
+            with rt.autocast():
+                logits, loss = run.step_model(x, y, position_weights=run.position_weights)
+            if not plan.short_block:
+                run.grade(logits, y, replay=plan.replay)
+            del logits  # large, and not needed for the gradient
+            run.scaler.scale(loss / run.micro_steps).backward()
+            loss_sum += loss.detach()
+        for optimizer in run.optimizers:
+            run.scaler.unscale_(optimizer)
+        max_norm = cfg.grad_clip if cfg.grad_clip > 0 else math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm)
+        for optimizer in run.optimizers:
+            run.scaler.step(optimizer)
+        run.scaler.update()
+        run.model.zero_grad(set_to_none=True)
+        return loss_sum, grad_norm
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
+    """The run that the settings describe; and the settings, with what the text or the checkpoint decides filled in."""
+    rt = runtime.start(cfg, backend=cfg.backend)
     if cfg.gradient_accumulation_steps % rt.world_size:
         raise UserError(
             f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
             f"multiple of their number, {rt.world_size}"
         )
-    micro_steps = cfg.gradient_accumulation_steps // rt.world_size  # a rank, an update
     out_dir = Path(cfg.out_dir)
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
-    resumed = cfg.init_from == "resume"
-    metrics.require_services(cfg)
-    cfg, data, model, optimizers, state = build(cfg, rt)
-    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * model.config.block_size
-    given, cfg = cfg, stopping.schedule(cfg, len(data.train), tokens_per_iter)
-    short_every = stopping.short_every(len(data.train))
-    scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
-    scaler.load_state_dict(state["scaler"]) if state["scaler"] else None
-    iter_num, best_val_loss = state["iter_num"], state["best_val_loss"]
-    batches = Batches(
-        data.train,
-        model.config.block_size,
-        cfg.batch_size,
-        seed=cfg.seed,
-        place=state["place"],
-        again=state["again"],
-        replay=cfg.replay,
-        rank=rt.rank,
-        world_size=rt.world_size,
+    metrics.require_services(wandb=cfg.wandb_log, tensorboard=cfg.tensorboard_log)
+    data = Dataset(cfg.dataset)
+    if data.val is None and (cfg.target_loss or cfg.patience):
+        raise UserError(
+            f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
+            "--val_fraction=0.05, or leave them out"
+        )
+    begin = start_of(cfg, data)
+    run_settings = settings_for(cfg, data, begin)
+    run = make_run(run_settings, rt, data, begin)
+    run.length_setting = "lr_decay_iters" if cfg.max_iters is None else "max_iters"
+    if rt.is_main and not cfg.eval_only:
+        checkpoint.make_out_dir(out_dir)
+        stack.enter_context(locked_folder(out_dir))
+    outputs.announce(run, eval_only=cfg.eval_only)
+    return run, run_settings
+
+
+def start_of(cfg: Settings, data: Dataset) -> start.Start:
+    """The model and the state that the run starts from."""
+    if cfg.init_from == "scratch":
+        shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
+        config = GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape)
+        look_back = cfg.weights == "look_back"
+        return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, look_back=look_back)
+    if cfg.init_from == "resume":
+        return start.resumed(
+            data,
+            out_dir=cfg.out_dir,
+            corpus_softmax=cfg.corpus_softmax,
+            dropout=cfg.dropout,
+            fixed={name: getattr(cfg, name) for name in ("optimizer", "seed", "lora_rank")},
+            shape={name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")},
+        )
+    return start.pretrained_weights(
+        cfg.init_from,
+        data,
+        out_dir=Path(cfg.out_dir),
+        block_size=cfg.block_size,
+        dropout=cfg.dropout,
+        lora_rank=cfg.lora_rank,
     )
-    no_recall = recall.recall_obstacle(model.config.block_size, len(data.train))
-    ids = state["corpus_ids"]
-    allowed = torch.arange(len(ids)) if data.corpus else allowed_ids(ids, data.encoder.vocab_size)
-    recall_starts = recall.sample_starts(data.train)
-    exam = None
-    if cfg.target_recall and not no_recall:
-        exam = recall.TargetCheck(cfg.target_recall, data.train, model.config.block_size, allowed=allowed, rt=reading)
-    position_weights = position_weights_of(cfg, model.config.block_size, rt)
-    rate = functools.partial(
-        optim.learning_rate_at,
+
+
+def settings_for(cfg: Settings, data: Dataset, begin: start.Start) -> Settings:
+    """The settings with numbers in place of what follows from the length of the text, or from the model."""
+    max_iters, lr_decay_iters = run_length(
+        len(data.train),
+        cfg.gradient_accumulation_steps * cfg.batch_size * begin.model.config.block_size,
+        max_iters=cfg.max_iters,
+        lr_decay_iters=cfg.lr_decay_iters,
+        decay_epochs=cfg.decay_epochs,
+    )
+    corpus_softmax = cfg.corpus_softmax and begin.progress.base is None  # fine-tuning trains the whole table
+    return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=lr_decay_iters, corpus_softmax=corpus_softmax)
+
+
+def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> Run:
+    """Everything that the loop works on, on this rank's device."""
+    progress, n_tokens = begin.progress, len(data.train)
+    start.keep_threads(progress, rt)
+    begin.model.gradient_checkpointing = cfg.gradient_checkpointing
+    model = begin.model.to(rt.device)
+    block_size = model.config.block_size
+    ranks = dict(rank=rt.rank, world_size=rt.world_size)
+    batches = Batches(
+        data.train, block_size, cfg.batch_size, seed=cfg.seed, progress=progress, replay=cfg.replay, **ranks
+    )
+    optimizers, scaler = optimizers_of(cfg, model, rt, begin)
+    measurable = not recall.recall_obstacle(block_size, n_tokens)
+    allowed = allowed_ids(begin.corpus_ids, data.tokenizer.vocab_size)
+    schedule = schedule_of(cfg)
+    tokens_per_iter = cfg.gradient_accumulation_steps * cfg.batch_size * block_size
+    target = None
+    if cfg.target_recall and measurable:
+        target = TargetCheck(cfg.target_recall, data.train, block_size, allowed=allowed, rt=rt.measuring())
+    stop = StopRule(
+        progress,
+        Interrupt(),
+        rt,
+        max_iters=cfg.max_iters,
+        target=target,
+        first_check=schedule.first_check(n_tokens / tokens_per_iter),
+        target_loss=cfg.target_loss,
+        patience=cfg.patience,
+    )
+    return Run(
+        rt=rt,
+        data=data,
+        schedule=schedule,
+        micro_steps=cfg.gradient_accumulation_steps // rt.world_size,
+        tokens_per_iter=tokens_per_iter,
+        corpus_ids=begin.corpus_ids,
+        allowed=allowed,
+        recall_starts=recall.sample_starts(data.train) if measurable else None,
+        eval_iters=cfg.eval_iters,
+        position_weights=start.position_weights(block_size, cfg.opening_weight, rt.device),
+        settings=dataclasses.asdict(cfg),
+        out_dir=Path(cfg.out_dir),
+        resumed=begin.checkpoint is not None,
+        keep_best=data.val is not None and not cfg.always_save_checkpoint,
+        model=model,
+        step_model=model,
+        optimizers=optimizers,
+        scaler=scaler,
+        batches=batches,
+        progress=progress,
+        finite=FiniteCheck(rt, scaler, Path(cfg.out_dir), skipped=progress.skipped_updates),
+        stop=stop,
+    )
+
+
+def optimizers_of(
+    cfg: Settings, model: GPT, rt: Runtime, begin: start.Start
+) -> tuple[list[torch.optim.Optimizer], torch.amp.GradScaler]:
+    """The optimizers and float16's gradient scaler, in the state that a checkpoint has them."""
+    optimizers = make_optimizers(
+        model,
+        optimizer=cfg.optimizer,
+        learning_rate=cfg.learning_rate,
+        muon_lr=cfg.muon_lr,
+        weight_decay=cfg.weight_decay,
+        betas=(cfg.beta1, cfg.beta2),
+        dtype=rt.dtype,
+    )
+    if begin.checkpoint:
+        checkpoint.restore_optimizers(optimizers, begin.checkpoint, begin.path)
+    scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
+    if begin.progress.scaler:
+        scaler.load_state_dict(begin.progress.scaler)
+    return optimizers, scaler
+
+
+def schedule_of(cfg: Settings) -> Schedule:
+    """The learning rate of the settings, once their numbers are known."""
+    return Schedule(
+        max_iters=cfg.max_iters,
+        lr_decay_iters=cfg.lr_decay_iters,
+        warmup_iters=cfg.warmup_iters,
         learning_rate=cfg.learning_rate,
         min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
         shape=cfg.lr_shape,
-        hold=cfg.lr_hold,
-        warmup_iters=cfg.warmup_iters,
-        lr_decay_iters=cfg.lr_decay_iters,
         decay_lr=cfg.decay_lr,
     )
-
-    if rt.is_main and not cfg.eval_only:
-        checkpoint.make_out_dir(out_dir)
-        held.enter_context(locked_folder(out_dir))
-
-    if rt.is_main:
-        held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
-        print(rt.describe())
-        print(f"dataset {data.name}: {len(data.train):,} tokens to learn, {held_out}")
-        print(f"model: {described(model, data, state)}")
-        if resumed:
-            print(f"going on from {checkpoint.latest(cfg.out_dir)}, step {iter_num:,}")
-        most = "at most " if exam or cfg.target_loss or cfg.patience else ""
-        epochs = cfg.max_iters * tokens_per_iter / len(data.train)
-        print(f"{most}{cfg.max_iters:,} updates of {tokens_per_iter:,} tokens, {epochs:,.1f} epochs", flush=True)
-    if note := memory_note(model, optimizers, cfg, rt):
-        notice(note)
-    if no_recall and not cfg.eval_only:
-        notice(no_recall)
-    if cfg.eval_only:
-        for name, split in (("train", data.train), ("val", data.val)):
-            if split is not None:
-                loss = evaluate_loss(model, split, cfg, rt)
-                if rt.is_main:
-                    print(f"{name} loss {metrics.describe_loss(loss, split)}")
-        return 0
-
-    # compiled where asked, data-parallel where there are ranks; `model` stays the plain module, which is what is saved
-    step_model = model
-    if rt.compile:
-        x = torch.zeros(cfg.batch_size, model.config.block_size, dtype=torch.int64, device=rt.device)
-        step_model = runtime.compiled_or_eager(model, x, x, position_weights, rt)
-    if rt.world_size > 1:
-        step_model = DistributedDataParallel(step_model, device_ids=[rt.device] if rt.device.type == "cuda" else None)
-
-    if rt.is_main:
-        checkpoint.clear_out_dir(out_dir, resumed=resumed)
-        log = held.enter_context(metrics.start(cfg, out_dir, keep_bytes=state["metrics_bytes"]))
-    saver = checkpoint.Saver(log.settle if rt.is_main else None)
-
-    with Interrupt() as interrupt:
-
-        def save(name: str, *, keep: bool = False) -> str:
-            """What went wrong; empty if it is saved. keep: what the disk refuses is kept, for saver.again."""
-            if not rt.is_main:
-                return ""
-            saving.start()
-            loop = dict(place=list(batches.place), again=batches.again, text_sha256=data.train.sha256, before=before)
-            loop |= dict(scaler=scaler.state_dict(), skipped=int(skipped), stale=stale, ended=ended)
-            loop |= dict(seconds=time.perf_counter() - start_time, metrics_bytes=log.length)
-            content = checkpoint.pack(
-                model=corpus.expand(model, data.corpus) if data.corpus else model,
-                optimizers=optimizers,
-                iter_num=iter_num,
-                best_val_loss=best_val_loss,
-                config=dataclasses.asdict(cfg),
-                tokenizer_description=data.tokenizer_description,
-                corpus_ids=ids,
-                loop=loop | {name: state[name] for name in ("base", "lora_rank")},
-            )
-            problem = saver.write(out_dir / name, content, keep=keep)
-            saving.stop()
-            return problem
-
-        def must_be_sound() -> None:
-            """UserError if an update since the last check was not: then nothing may be saved."""
-            if (step := rt.most(int(broken))) >= 0:
-                raise not_finite("the loss or the gradient is not a finite number", step, out_dir)
-            if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
-                raise not_finite("the gradient is too large for float16, however it is scaled", iter_num, out_dir)
-
-        first_iter, seconds, start_time = iter_num, state["seconds"], time.perf_counter() - state["seconds"]
-        speed, saving = metrics.Speed(tokens_per_iter), metrics.Stopwatch()
-        keep_best = data.val is not None and not cfg.always_save_checkpoint
-        first_check = stopping.first_check(cfg, rate, len(data.train), tokens_per_iter)
-        check_interval = max(1, cfg.max_iters // CHECKS)
-        ended, stale = state["ended"], state["stale"]  # why training ends early
-        skipped = torch.tensor(state["skipped"], device=rt.device)  # updates, by float16's scaler
-        broken = torch.tensor(-1, device=rt.device)  # the step whose loss or gradient was not finite
-        latest = "ckpt_last.pt" if keep_best else "ckpt.pt"
-        before = state["before"]  # what a pretrained model knew
-        if state["base"] and not before:
-            before = knowledge(model, data, cfg, allowed=allowed, rt=reading)
-        unsaved = "" if resumed else save("ckpt_init.pt")  # why the latest state is not on disk
-        if unsaved:
-            raise UserError(unsaved)
-        while True:
-            # learned? Asked every so often once the rate is low, seldom while much is to be shown again
-            interval = check_interval * (4 if exam and len(batches.again) > exam.may_miss else 1)
-            due = iter_num >= cfg.max_iters or ended
-            due = due or (iter_num >= first_check and (iter_num - first_check) % interval == 0)
-            known = exam.passed(model) if exam and due else None  # what is wrong in the whole text
-            if known is not None:
-                ended = f"recall@{recall.PREFIX}/{recall.SUFFIX} has reached {exam.goal}"
-            elif ended:  # a run that had ended goes on: is that still so, with the settings of today?
-                ended = stopping.val_loss_says(cfg, evaluate_loss(model, data.val, cfg, rt), stale) if data.val else ""
-            last_step = iter_num >= cfg.max_iters or bool(ended)
-
-            # once in a while: evaluate and save (a resumed run had done it when it was saved)
-            if (last_step or iter_num % cfg.eval_interval == 0) and not (resumed and iter_num == first_iter):
-                val_loss = evaluate_loss(model, data.val, cfg, rt) if data.val else None
-                some = None if known is None else recall.Recall.after(recall.PREFIX, known)
-                if known is None and not no_recall and (iter_num or state["base"]):  # fresh weights know nothing
-                    some = recall.measure(model, data.train, recall_starts, allowed=allowed, rt=rt)
-                # before a good checkpoint is replaced by a broken one
-                if not (math.isfinite(val_loss or 0.0) and all(bool(p.isfinite().all()) for p in model.parameters())):
-                    raise not_finite("a weight is not a finite number", iter_num, out_dir)
-                seconds = time.perf_counter() - start_time
-                if rt.is_main:
-                    share = some.share if some else None
-                    log.write(iter_num, epoch=batches.epochs, val_loss=val_loss, recall=share, seconds=seconds)
-                    parts = [f"step {iter_num:,}", f"epoch {batches.epochs:.1f}"]
-                    parts += [f"val loss {metrics.describe_loss(val_loss, data.val)}"] if data.val else []
-                    parts += [f"recall@{recall.PREFIX}/{recall.SUFFIX} {some}"] if some else []
-                    metrics.progress("evaluated: " + ", ".join(parts), passing=False)
-                improved = iter_num > 0 and val_loss is not None and val_loss < best_val_loss
-                best_val_loss = val_loss if improved else best_val_loss
-                stale = 0 if improved or iter_num == 0 else stale + 1
-                if val_loss is not None:
-                    ended = ended or stopping.val_loss_says(cfg, val_loss, stale)
-                last_step = last_step or bool(ended)
-                if iter_num > 0 or last_step:
-                    unsaved = save("ckpt.pt", keep=True) if improved and keep_best else saver.again()
-                    unsaved = save(latest) or unsaved
-                    if unsaved and not last_step:
-                        notice(f"{unsaved}; training goes on, and saves again at its next evaluation")
-            if not last_step and rt.most(interrupt.signal):
-                must_be_sound()
-                unsaved = save(latest)
-                last_step = True
-            seconds = time.perf_counter() - start_time
-            if last_step:
-                unsaved = saver.insist(functools.partial(save, latest), unsaved)
-                break
-
-            # --------------------------------------------------------------------------------------- one training step
-            speed.start()
-            lr, epochs = rate(iter_num), batches.epochs
-            optim.set_learning_rate(optimizers, lr / cfg.learning_rate)
-            step_model.train()
-            loss_sum, slips = torch.zeros((), device=rt.device), []
-            replaying = cfg.replay > 0 and iter_num >= cfg.warmup_iters and lr <= cfg.learning_rate / 10
-            short = 0 if iter_num % short_every or replaying else min(cfg.short_block or 0, model.config.block_size)
-            for micro_step in range(micro_steps):
-                # dropout's randomness is a function of the step and the micro-batch: nothing of it needs saving, and
-                # it is the same whichever rank computes that micro-batch
-                torch.manual_seed(runtime.seed_for(cfg.seed, iter_num, micro_step * rt.world_size + rt.rank))
-                if rt.world_size > 1:  # gradients are exchanged once an update
-                    step_model.require_backward_grad_sync = micro_step == micro_steps - 1
-                x, y = (rt.to_device(cut(ids, short) if short else ids) for ids in batches.next())
-                with rt.autocast():
-                    logits, loss = step_model(x, y, position_weights=position_weights)
-                if replaying:
-                    slips += batches.first_wrong(logits.argmax(-1) == y)
-                del logits  # which are large, and not needed for the gradient
-                scaler.scale(loss / micro_steps).backward()
-                loss_sum += loss.detach()
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-            max_norm = cfg.grad_clip if cfg.grad_clip > 0 else math.inf
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-            for optimizer in optimizers:
-                scaler.step(optimizer)
-            scaler.update()
-            model.zero_grad(set_to_none=True)
-            overflow = ~grad_norm.isfinite()
-            skipped += overflow & scaler.is_enabled()
-            unsound = ~loss_sum.isfinite() | (overflow & (not scaler.is_enabled()))
-            broken = torch.where((broken < 0) & unsound, iter_num, broken)
-            if replaying:
-                slips = rt.gather(slips)
-                batches.show_again(slips, iter_num)
-                if exam:
-                    exam.suspect(slips)
-            # ---------------------------------------------------------------------------------------------------------
-
-            logged = iter_num % cfg.log_interval == 0
-            if logged or rt.device.type == "cpu":  # elsewhere it would wait for the device
-                must_be_sound()
-            mean_loss = rt.sum(loss_sum.item())[0] / cfg.gradient_accumulation_steps if logged else None
-            speed.stop()
-            if logged:
-                tokens_per_s, seconds = speed.read(), time.perf_counter() - start_time
-                if rt.is_main:
-                    figures = dict(epoch=epochs, loss=mean_loss, lr=lr, grad_norm=float(grad_norm))
-                    figures |= {"skipped": int(skipped)} if scaler.is_enabled() else {}
-                    log.write(iter_num, **figures, tokens_per_s=tokens_per_s, seconds=seconds)
-                    left = metrics.clock(speed.seconds_a_step * (cfg.max_iters - iter_num - 1))
-                    line = f"step {iter_num:,}/{cfg.max_iters:,}, epoch {epochs:.1f}, loss {mean_loss:.4f}, lr {lr:.2e}"
-                    line += f", {int(skipped):,} updates skipped (float16)" if skipped else ""
-                    metrics.progress(f"{line}, {tokens_per_s:,.0f} tokens/s, {left} left", passing=True)
-            iter_num += 1
-
-    if unsaved:
-        raise UserError(f"{unsaved}; what was learned since the last checkpoint in {out_dir} is lost")
-    rest = seconds - state["seconds"] - speed.all_seconds - speed.seconds
-    others = f"measuring took {rest - saving.seconds:.1f} s, saving {saving.seconds:.1f} s"
-    if peak := runtime.peak_memory(rt.device):
-        others += f", memory at most {peak / 1e9:.1f} GB"
-    done = f"{iter_num:,} updates in {metrics.clock(seconds)}, saved in {out_dir}"
-    if ended_by := rt.most(interrupt.signal):
-        words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
-        again = command("train.py", *words, "--init_from=resume")
-        notice(f"{interrupt.name} after {done}; to go on: {again}")
-        return 128 + ended_by
-    if rt.is_main:
-        print(done + f": {ended}" * bool(ended) + f" ({others})")
-    if exam and known is None:
-        notice(f"target_recall={exam.goal} was not reached; train longer with {stopping.longer(given, cfg)}")
-    model = corpus.expand(model, data.corpus) if data.corpus else model
-    allowed = allowed_ids(ids, data.encoder.vocab_size)
-    finish(model, cfg, allowed=allowed, name=latest, step=iter_num, known=known, before=before)
-    return 0
 
 
 def main(cfg: Settings) -> int:
@@ -395,7 +361,17 @@ def main(cfg: Settings) -> int:
         runtime.wait_for_all()
         return status
     except RuntimeError as e:
-        raise runtime.explained(e, cfg) from e
+        if runtime.is_out_of_memory(e):
+            raise UserError(
+                f"out of memory on {cfg.device}: lower --batch_size={cfg.batch_size} (and raise "
+                f"--gradient_accumulation_steps={cfg.gradient_accumulation_steps} by as much, which trains the same), "
+                f"--block_size={cfg.block_size}, or the model's n_layer and n_embd"
+            ) from e
+        if runtime.is_lost_rank(e):
+            raise UserError(
+                "another process of this training has died; to go on, type the same with --init_from=resume"
+            ) from e
+        raise
     finally:
         runtime.stop()
 

@@ -254,7 +254,11 @@ def mutations(trainer: Trainer, times: int = 10_000) -> None:
     good = path.read_bytes()
     shards = {f.name: f.read_bytes() for f in (dataset.DATA / "held").iterdir()}
     held = dataset.Dataset("held")
-    tokens = [held.train.tokens(0, len(held.train)).tolist(), held.val.tokens(0, len(held.val)).tolist(), held.ids]
+    tokens = [
+        held.train.tokens(0, len(held.train)).tolist(),
+        held.val.tokens(0, len(held.val)).tolist(),
+        held.corpus_ids,
+    ]
     pretrained.load_model(str(path.parent))
     events, watching = [], False
     sys.addaudithook(lambda event, args: events.append((event, args)) if watching and event in FORBIDDEN else None)
@@ -275,7 +279,11 @@ def mutations(trainer: Trainer, times: int = 10_000) -> None:
                 assert checkpoint.digest(content) == right
             else:
                 found = dataset.Dataset("held")
-                assert [found.train.tokens(0, 10**6).tolist(), found.val.tokens(0, 10**6).tolist(), found.ids] == tokens
+                assert [
+                    found.train.tokens(0, 10**6).tolist(),
+                    found.val.tokens(0, 10**6).tolist(),
+                    found.corpus_ids,
+                ] == tokens
             exact += 1
         except UserError as e:
             assert "\n" not in str(e)

@@ -1,5 +1,6 @@
 """Shared by all tests: a copy of the package to run scripts from, small datasets, small models."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -10,12 +11,36 @@ from pathlib import Path
 import pytest
 import torch
 
+from llm import train
 from llm.configurator import PACKAGE
 from llm.model import GPT, GPTConfig
+from llm.reading.generate import generate
+from llm.reading.reader import Reader
 from llm.storage import checkpoint
+from llm.storage.progress import Progress
 from llm.text import dataset, tokenizer
+from llm.training.metrics import read_metrics
 
 STORY = (PACKAGE / "data" / "tale" / "tale.txt").read_text(encoding="utf-8")
+
+
+TINY = train.Settings(
+    dataset="story",
+    n_layer=2,
+    n_head=2,
+    n_embd=32,
+    block_size=32,
+    batch_size=4,
+    gradient_accumulation_steps=1,
+    learning_rate=1e-2,
+    warmup_iters=2,
+    max_iters=10,
+    eval_interval=5,
+    device="cpu",
+    dtype="float32",
+)
+OTHER = "Another text, which was never seen. " * 30
+TIMES = ("tokens_per_s", "seconds")  # the only fields of metrics.jsonl that may differ
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +93,7 @@ def tiny_model():
 def package(tmp_path_factory) -> Path:
     """A copy of the package without prepared data: scripts run from it as a user runs them, and write only there."""
     copy = tmp_path_factory.mktemp("checkout") / "llm"
-    ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out*", "__pycache__")
+    ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out", "out-*", "__pycache__")
     shutil.copytree(PACKAGE, copy, ignore=ignore)
     return copy
 
@@ -97,17 +122,21 @@ def run(package, monkeypatch):
 
 def save_trained(path, model, split, corpus_ids, *, dataset):
     """Writes a checkpoint of a model that learned a split in GPT-2's tokens, as train.py saves it."""
-    checkpoint.save(
+    save_checkpoint(
         path,
         model=model,
-        optimizers=[torch.optim.AdamW(model.parameters())],
-        iter_num=12,
-        best_val_loss=1e9,
+        progress=Progress(iter_num=12, text_sha256=split.sha256),
         config={"dataset": dataset},
-        tokenizer_description=tokenizer.GPT2_DESCRIPTION,
         corpus_ids=corpus_ids,
-        loop={"text_sha256": split.sha256},
     )
+
+
+def save_checkpoint(path, *, model, optimizers=None, progress=None, **parts):
+    """Writes a checkpoint as train.py does; parts: those of checkpoint.pack that differ from a new run's."""
+    parts = dict(config={}, tokenizer_description=tokenizer.GPT2_DESCRIPTION, corpus_ids=None) | parts
+    optimizers = optimizers or [torch.optim.AdamW(model.parameters())]
+    content = checkpoint.pack(model=model, optimizers=optimizers, progress=progress or Progress(), **parts)
+    checkpoint.write(path, content)
 
 
 @pytest.fixture(scope="session")
@@ -163,3 +192,67 @@ def with_nanogpts_names(reference) -> dict[str, torch.Tensor]:
     """A GPT2LMHeadModel's weights with nanoGPT's names; its Conv1D keeps matrices transposed."""
     transposed = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
     return {k: v.T.contiguous() if k.endswith(transposed) else v for k, v in reference.state_dict().items()}
+
+
+@pytest.fixture
+def learn(prepare, tmp_path, monkeypatch):
+    """learn(**settings) trains a tiny model on the beginning of the tale; returns the lines of metrics.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    if not os.path.exists("data/story"):
+        prepare()
+
+    def learn(**settings):
+        cfg = dataclasses.replace(TINY, **settings)
+        train.train(cfg)
+        return read_metrics(cfg.out_dir)
+
+    return learn
+
+
+def losses(lines) -> list[float]:
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def timeless(lines) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def weights(out_dir="out", name="ckpt.pt") -> dict:
+    return torch.load(f"{out_dir}/{name}", weights_only=True)["model"]
+
+
+def written_and_stopped_at(step):
+    """A checkpoint.write that raises KeyboardInterrupt after it has written the checkpoint of this step."""
+    write_checkpoint = checkpoint.write
+
+    def write(path, content):
+        write_checkpoint(path, content)
+        if content["iter_num"] == step:
+            raise KeyboardInterrupt
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def half_learned(tiny_model):
+    """(model, text): a small model that knows one part of a random text by heart and has never seen the other."""
+    model = tiny_model(block_size=128, n_embd=64, vocab_size=40)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.1) if p.dim() > 1 else None
+    text = torch.randint(40, (700,), generator=torch.Generator().manual_seed(3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    starts = torch.arange(0, 301, 50)  # windows of 100 from the first 400 tokens, as recall cuts them
+    x = torch.stack([text[s : s + 100] for s in starts])
+    for _ in range(150):
+        loss = model(x[:, :-1], x[:, 1:])[1]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), text.tolist()
+
+
+def greedy_tokens(model, prompt, n):
+    """The n tokens that follow a prompt, greedily, from a model with 40 tokens."""
+    reader = Reader(model, torch.arange(40), torch.float32)
+    return [token for _, token in generate(reader, prompt, max_new_tokens=n)]

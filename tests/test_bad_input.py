@@ -258,7 +258,7 @@ TABLE = [
         cut("out/ckpt.pt", 1000),
         "out/ckpt.pt is damaged or no checkpoint of llm or nanoGPT (cut short, or not what torch.save writes)",
     ),
-    (["sample.py", OUT], change_checkpoint(format=7), "out/ckpt.pt has format 7, this llm reads up to 1: update llm"),
+    (["sample.py", OUT], change_checkpoint(format=7), "out/ckpt.pt has format 7, this llm reads up to 2: update llm"),
     (
         ["sample.py", OUT],
         change_checkpoint(iter_num=3),
@@ -319,7 +319,7 @@ TABLE = [
         write("out/metrics.jsonl"),
         "out/metrics.jsonl holds no figures yet: wait for the first evaluation",
     ),
-    (["plot.py", OUT], write("out/metrics.jsonl", b"{"), "out/metrics.jsonl is damaged: a line of it is not JSON"),
+    (["plot.py", OUT], write("out/metrics.jsonl", b"{\n"), "out/metrics.jsonl is damaged: a line of it is not JSON"),
     (["bench.py", "--repeats=0"], None, "--repeats=0: expected int >= 1, for example --repeats=5"),
     # a text to prepare
     (
@@ -399,7 +399,7 @@ def folder(tmp_path, data, prepare, tiny_model, monkeypatch):
         tmp_path / "out" / "ckpt.pt",
         tiny_model(vocab_size=50304, n_embd=4, n_layer=1, block_size=128),
         story.train,
-        story.ids,
+        story.corpus_ids,
         dataset="story",
     )
     return tmp_path

@@ -59,7 +59,9 @@ def test_a_learned_model_is_timed_with_and_without_guesses(rows, monkeypatch, pr
     monkeypatch.chdir(tmp_path)
     story = prepare("story", STORY[:3000])
     (tmp_path / "out").mkdir()
-    save_trained(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=50304), story.train, story.ids, dataset="story")
+    save_trained(
+        tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=50304), story.train, story.corpus_ids, dataset="story"
+    )
     found, out = rows("out")
     assert [beside for _, beside in found] == BESIDE * 2
     assert found[0][0] == "1 sample, 8 tokens"  # as many as Hugging Face's context has places for

@@ -147,5 +147,8 @@ def test_help_lists_every_setting_with_its_reason(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(PACKAGE / f"{script}.py"), "--help"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(PACKAGE / f"{script}.py"), run_name="__main__")
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  --")]
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    text = re.sub(r"\n {20,}", " ", text)  # a reason may be wrapped
+    lines = [line for line in text.splitlines() if line.startswith("  --")]
     assert ended.value.code == 0 and lines and all("; " in line for line in lines)

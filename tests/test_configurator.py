@@ -1,6 +1,5 @@
-"""The configurator as a user meets it: values, slips and their one line, --help, and how a script ends."""
+"""The configurator as a user sees it: values, mistakes and their one line, --help, and how a script ends."""
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from llm.configurator import (
     PositiveInt,
     UserError,
     command,
-    help_text,
+    help_for,
     load_settings,
 )
+from llm.help import help_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Settings(Shared):
-    """A class with a docstring, which is no setting."""
+    """A class with a docstring, which is not a setting."""
 
     # input and output
     out_dir: str = "out"  # where checkpoints go
@@ -57,7 +57,7 @@ class Settings(Shared):
     # a heading without settings
 
     def __post_init__(self):
-        # a comment in a method is no heading
+        # a comment in a method is not a heading
         if self.min_lr is not None and self.min_lr > self.learning_rate:
             raise UserError(f"min_lr={self.min_lr} is above\nlearning_rate={self.learning_rate}")
 
@@ -78,8 +78,8 @@ def load(*argv, **files):
     return load_settings(Settings, list(argv), script_folder=Path("../script"))
 
 
-def slip(*argv, **files):
-    """The message of the UserError that a command line ends in."""
+def mistake(*argv, **files):
+    """The message of the UserError that a command line causes."""
     with pytest.raises(UserError) as caught:
         load(*argv, **files)
     return str(caught.value)
@@ -120,7 +120,7 @@ def test_no_arguments_give_the_defaults():
         ("--compile=auto", "auto"),
     ],
 )
-def test_text_is_read_by_the_type_of_the_field(argument, value):
+def test_text_is_converted_to_the_type_of_the_setting(argument, value):
     name = argument[2:].partition("=")[0]
     read = getattr(load(argument), name)
     assert (read, type(read)) == (value, type(value))
@@ -155,17 +155,17 @@ def test_the_last_one_of_files_and_options_wins():
     assert load("--seed=2", "--seed=3").seed == 3
 
 
-def test_a_config_file_sees_the_settings_so_far_and_keeps_those_it_leaves_alone():
+def test_a_config_file_can_read_the_settings_so_far_and_keeps_those_it_does_not_assign():
     loaded = load("--max_iters=7", "--out_dir=x", "a.py", a="batch_size = 2 * max_iters")
     assert (loaded.batch_size, loaded.max_iters, loaded.out_dir) == (14, 7, "x")
 
 
-def test_helpers_of_a_config_file_are_no_settings():
+def test_modules_functions_and_underscored_names_of_a_config_file_are_not_settings():
     imports = "import math, os.path\nfrom math import pi\nfrom string import *\n"
     assert load("a.py", a=imports + "_x = 3\ndef f(): return _x\nclass A: pass\nseed = f()").seed == 3
 
 
-def test_names_inside_functions_and_comprehensions_are_no_settings():
+def test_names_inside_functions_and_comprehensions_are_not_settings():
     assert load("a.py", a="def f():\n    inner = 1\n    return inner\nseed = sum(i for i in [f()])").seed == 1
 
 
@@ -177,7 +177,7 @@ def test_a_config_file_may_start_with_a_byte_order_mark_and_hold_any_letter():
     assert load("a.py", a=b"\xef\xbb\xbf" + "out_dir = 'ä'".encode()).out_dir == "ä"
 
 
-def test_a_config_file_is_looked_up_here_first_and_beside_the_script_second(here):
+def test_a_config_file_is_searched_in_the_current_folder_first_then_beside_the_script(here):
     (here / "../script/config/a.py").write_text("seed = 1")
     assert load("config/a.py").seed == 1
     (here / "config/a.py").write_text("seed = 2")
@@ -189,7 +189,7 @@ def test_a_config_file_may_have_an_equals_sign_in_its_name():
     assert load("seed=1.py").seed == 8
 
 
-def test_the_instance_is_made_once_so_that_only_the_end_must_be_consistent():
+def test_only_the_final_settings_must_be_consistent():
     assert load("--min_lr=1", "--learning_rate=2").min_lr == 1.0
 
 
@@ -198,7 +198,7 @@ def test_ctrl_c_inside_a_config_file_passes_through():
         load("a.py", a="raise KeyboardInterrupt")
 
 
-# --- slips ---
+# --- mistakes ---
 
 BATCH = "expected int >= 1, for example --batch_size=12"
 IN_FILE = "expected int >= 1, for example batch_size = 12"
@@ -249,13 +249,13 @@ OWN = "for a name of your own"
         ("--min_lr=1", "min_lr=1.0 is above learning_rate=0.0006"),
     ],
 )
-def test_a_slip_on_the_command_line_is_answered_by(argv, line):
-    assert slip(*argv.split()) == line
+def test_a_mistake_on_the_command_line_has_its_line(argv, line):
+    assert mistake(*argv.split()) == line
 
 
-def test_advice_is_quoted_for_the_shell():
-    assert slip("--out-dir=a b").endswith('type "--out_dir=a b"')
-    assert slip("--out-dir=$a").endswith("type '--out_dir=$a'")
+def test_a_suggestion_is_quoted_for_the_shell():
+    assert mistake("--out-dir=a b").endswith("type '--out_dir=a b'")
+    assert mistake("--out-dir=$a").endswith("type '--out_dir=$a'")
 
 
 @pytest.mark.parametrize(
@@ -292,39 +292,39 @@ def test_advice_is_quoted_for_the_shell():
         ("note = 'a'".encode("utf-16"), "a.py: not UTF-8 text; save it as UTF-8"),
     ],
 )
-def test_a_slip_in_a_config_file_is_answered_by(text, line):
-    assert slip("a.py", a=text).startswith(line)
+def test_a_mistake_in_a_config_file_has_its_line(text, line):
+    assert mistake("a.py", a=text).startswith(line)
 
 
-def test_a_slip_in_a_file_beside_the_script_names_the_path_from_here(here):
+def test_a_mistake_in_a_file_beside_the_script_names_its_path_from_the_current_folder(here):
     (here / "../script/config/a.py").write_text("zzz = 1")
-    assert slip("config/a.py").startswith("../script/config/a.py line 1: no setting zzz")
+    assert mistake("config/a.py").startswith("../script/config/a.py line 1: no setting zzz")
 
 
-def test_a_long_value_is_cut():
-    assert len(slip("a.py", a="seed = 'x' * 1000")) < 200
+def test_a_long_value_is_shortened_in_a_message():
+    assert len(mistake("a.py", a="seed = 'x' * 1000")) < 200
 
 
-def test_a_missing_config_file_is_answered_by_where_was_looked_and_the_nearest(here):
+def test_the_message_about_a_missing_config_file_names_the_folders_and_the_nearest_files(here):
     (here / "config/train_tale.py").touch()
     (here / "../script/config/eval.py").touch()
     looked = f"looked in {here} and {here.parent / 'script'}"
     near = "nearest: config/train_tale.py, config/eval.py"
-    assert slip("config/train_tal.py") == f"config/train_tal.py: no such config file; {looked}; {near}"
-    assert slip("") == f"'': no such config file; {looked}; {near}"
+    assert mistake("config/train_tal.py") == f"config/train_tal.py: no such config file; {looked}; {near}"
+    assert mistake("") == f"'': no such config file; {looked}; {near}"
 
 
-def test_a_folder_is_no_config_file(here):
+def test_a_folder_is_not_a_config_file(here):
     looked = f"looked in {here} and {here.parent / 'script'}"
-    assert slip("config") == f"config: a folder, expected a config file; {looked}"
+    assert mistake("config") == f"config: a folder, expected a config file; {looked}"
 
 
-def test_a_file_that_may_not_be_read_is_answered_by_the_reason(monkeypatch):
+def test_the_message_about_an_unreadable_file_gives_the_reason(monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert slip("a.py", a="seed = 1") == "a.py: cannot be read: Permission denied"
+    assert mistake("a.py", a="seed = 1") == "a.py: cannot be read: Permission denied"
 
 
 NAMES = st.sampled_from([*Settings.__dataclass_fields__, "batch-size", "zzz", "", "_x", "if"])
@@ -362,38 +362,84 @@ HELP = """\
 Train a model.
 
 usage: python train.py [config/file.py ...] [--key=value ...]
-Config files and --key=value count in the order given, and the last one wins. The defaults are:
+Config files and --key=value apply in the order given; the last one wins.
+
+The defaults of all settings:
 
 input and output
-  --out_dir=out                       text; where checkpoints go
-  --note=None                         text or None; a remark
-  --eval_only=False                   true or false; evaluate and stop
+  --out_dir=out               text; where checkpoints go
+  --note=None                 text or None; a remark
+  --eval_only=False           true or false; evaluate and stop
 
 numbers, in two comment lines
-  --batch_size=12                     int >= 1; sequences in a step
-  --max_iters=600                     int >= 1; steps in all
-  --seed=1337                         int; of the random numbers
-  --top_k=200                         int >= 0 or None; 0 = off
-  --learning_rate=0.0006              float > 0; the highest
-  --min_lr=None                       float >= 0 or None; where the decay ends
-  --dropout=0.0                       float >= 0 and < 1; 0 = none
-  --temperature=1.0                   float; a default on three lines
-  --device=cpu                        text
+  --batch_size=12             int >= 1; sequences in a step
+  --max_iters=600             int >= 1; steps in all
+  --seed=1337                 int; of the random numbers
+  --top_k=200                 int >= 0 or None; 0 = off
+  --learning_rate=0.0006      float > 0; the highest
+  --min_lr=None               float >= 0 or None; where the decay ends
+  --dropout=0.0               float >= 0 and < 1; 0 = none
+  --temperature=1.0           float; a default on three lines
+  --device=cpu                text
 
 machine
-  --compile=auto                      true, false or auto; torch.compile
+  --compile=auto              true, false or auto; torch.compile
 """
 
 
 def test_help_lists_every_setting_under_its_heading_with_its_type_and_reason():
-    text = help_text(Settings, "\nTrain a model.\n", "train.py")
-    assert text + "\n" == HELP
+    assert help_text(Settings, "\nTrain a model.\n", "train.py", {}) + "\n" == HELP
+
+
+def test_help_lists_the_settings_of_a_config_file_first_with_their_values():
+    Path("a.py").write_text("seed = 5\nout_dir = 'mine'\nbatch_size = 12")
+    text = help_for(Settings, "Train a model.", "train.py", ["a.py", "--help", "--min_lr=0"])
+    [start] = [part for part in text.split("\n\n") if part.startswith("Set by")]
+    assert start.splitlines() == [
+        "Set by a.py --min_lr=0:",
+        "  --out_dir=mine              text, default out; where checkpoints go",
+        "  --batch_size=12             int >= 1, default 12; sequences in a step",
+        "  --seed=5                    int, default 1337; of the random numbers",
+        "  --min_lr=0.0                float >= 0 or None, default None; where the decay",
+        "                              ends",
+    ]
+    rest = text.partition("The defaults of all other settings:")[2]
+    listed = text.count("\n  --"), rest.count("\n  --"), rest.count("--seed")
+    assert listed == (len(Settings.__dataclass_fields__), len(Settings.__dataclass_fields__) - 4, 0)
+
+
+def test_help_after_a_mistake_has_the_defaults_and_names_the_mistake():
+    text = help_for(Settings, "Train a model.", "train.py", ["no.py", "--seed=1", "-h"])
+    assert "mistake: no.py: no such config file" in " ".join(text.split()) and "--seed=1337" in text
+
+
+@dataclass(frozen=True)
+class Wordy:
+    # a heading that is longer than eighty columns, for which a dataclass has to be quite unusually wordy, as is this
+    a_setting_with_a_name_of_forty_characters: str = "default"  # a reason that is longer than the line has columns left
+    short: int = 1  # a well-known reason, longer too, with a hyphen just where the line would otherwise be bro-ken
+
+
+def test_help_fits_80_columns():
+    doc = "A first line that is as long as the project's own lines of source may be, which is a hundred and twenty.\n"
+    text = help_text(Wordy, doc + "\n    python a.py\n    python b.py\n", "a/long/path/to/the/script.py", {})
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[3:5] == ["    python a.py", "    python b.py"]  # commands are not joined
+    assert lines[-6:] == [
+        "  --a_setting_with_a_name_of_forty_characters=default",
+        "                              text; a reason that is longer than the line has",
+        "                              columns left",
+        "  --short=1                   int; a well-known reason, longer too, with a",
+        "                              hyphen just where the line would otherwise be",
+        "                              bro-ken",
+    ]
 
 
 def test_help_without_the_source_lists_the_settings_without_reasons():
     made = {}
     exec("from dataclasses import dataclass\n@dataclass\nclass A:\n    size: int = 3  # lost\n", made)
-    assert help_text(made["A"], None, "a.py").splitlines()[-1] == "  --size=3                            int"
+    assert help_text(made["A"], None, "a.py", {}).splitlines()[-1].split() == ["--size=3", "int"]
 
 
 def test_help_shows_a_default_that_is_a_newline_on_one_line():
@@ -401,14 +447,14 @@ def test_help_shows_a_default_that_is_a_newline_on_one_line():
     class Sample:
         start: str = "\n"  # the prompt
 
-    assert help_text(Sample, None, "a.py").splitlines()[-1].split() == ["--start='\\n'", "text;", "the", "prompt"]
+    assert help_text(Sample, None, "a.py", {}).splitlines()[-1].split() == ["--start='\\n'", "text;", "the", "prompt"]
 
 
-def test_a_command_is_the_one_to_type_in_the_current_folder(monkeypatch):
+def test_a_command_can_be_typed_in_the_current_folder(monkeypatch):
     package = Path(configurator.__file__).parent
     monkeypatch.chdir(package)
     typed = command("train.py", "config/train_tale.py", "--out_dir=out tale")
-    assert typed == 'python train.py config/train_tale.py "--out_dir=out tale"'
+    assert typed == "python train.py config/train_tale.py '--out_dir=out tale'"
     monkeypatch.chdir(package.parent)
     assert command("train.py", "--seed=1") == "python llm/train.py --seed=1"
 
@@ -425,7 +471,7 @@ class Settings:
     how: str = "ä"  # how to end
 
 def main(settings):
-    if settings.how == "slip":
+    if settings.how == "mistake":
         raise UserError("two\\nlines")
     if settings.how == "interrupt":
         raise KeyboardInterrupt
@@ -454,24 +500,24 @@ def start(*argv):
     [
         ("--how=ö", 0, "ö\n", ""),
         ("--how=seven", 7, "seven\n", ""),
-        ("--how=slip", 1, "", "say.py: error: two lines\n"),
+        ("--how=mistake", 1, "", "say.py: error: two lines\n"),
         ("--who=me", 1, "", "say.py: error: --who=me: no setting who; type --how=me\n"),
         ("--how=interrupt", 130, "", "\n"),
     ],
 )
-def test_a_script_ends_with(argument, status, out, err):
+def test_a_script_ends_with_this_status_and_output(argument, status, out, err):
     process = start(argument)
     written = [text.decode().replace("\r\n", "\n") for text in process.communicate()]
     assert (process.returncode, *written) == (status, out, err)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--zzz=1", "no.py", "--help"]])
-def test_a_script_prints_its_help_wherever_it_is_asked_for(argv):
+def test_help_is_printed_whatever_the_other_arguments_are(argv):
     process = start(*argv)
     out, err = process.communicate()
     lines = out.decode().splitlines()
     assert (process.returncode, err) == (0, b"")
-    assert (lines[0], lines[-1].split()) == ("A script.", ['"--how=ä"', "text;", "how", "to", "end"])
+    assert (lines[0], lines[-1].split()) == ("A script.", ["'--how=ä'", "text;", "how", "to", "end"])
 
 
 def test_a_script_is_quiet_when_the_reader_of_its_output_leaves():
@@ -486,14 +532,3 @@ def test_the_configurator_does_not_load_a_slow_library():
     code = "import sys, llm.configurator; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     environment = {"PYTHONPATH": str(Path(configurator.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
-def test_a_config_that_everybody_may_change_is_said_to_be_run(tmp_path, capsys):
-    path = tmp_path / "config.py"
-    path.write_text("")
-    for mode, said in ((0o644, ""), (0o666, f"{path} is a program that everybody on this machine may change, and ")):
-        path.chmod(mode)
-        configurator.run_config(str(path), {}, {})
-        heard = capsys.readouterr().err
-        assert heard.startswith(said) and bool(said) == bool(heard)

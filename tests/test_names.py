@@ -1,4 +1,7 @@
-"""Running a script puts llm/ on the import path: none of our names may shadow what a dependency imports."""
+"""The names and sizes of our modules and functions, and which module imports which.
+
+Running a script puts llm/ on the import path: none of our names may shadow what a dependency imports.
+"""
 
 import ast
 import graphlib
@@ -8,6 +11,8 @@ from pathlib import Path
 
 from llm.configurator import PACKAGE
 
+MAX_MODULE_LINES = 310
+MAX_FUNCTION_LINES = 62
 IMPORTS = "torch, torch.optim, torch._dynamo, torch.distributed.run, numpy, tiktoken, requests"
 
 
@@ -26,7 +31,7 @@ def test_every_name_of_ours_is_free_of_the_standard_librarys():
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of ours that a file imports, as dotted names: llm.text.dataset."""
+    """Our modules that a file imports, as dotted names: llm.text.dataset."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "llm":
@@ -68,3 +73,26 @@ def test_folders_never_import_scripts():
     assert {"llm.train", "llm.sample", "llm.recall"} <= scripts
     modules = {module: imported & scripts for module, imported in IMPORTS_OF.items() if module.count(".") == 2}
     assert not {module: imported for module, imported in modules.items() if imported}
+
+
+def code_lines(path: Path) -> int:
+    """Lines of a file; a script's Settings, which are its manual, do not count."""
+    source = path.read_text(encoding="utf-8")
+    settings = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    return len(source.splitlines()) - sum(node.end_lineno - node.lineno + 1 for node in settings)
+
+
+def test_no_module_is_too_long():
+    lengths = {path.relative_to(PACKAGE).as_posix(): code_lines(path) for path in PACKAGE.rglob("*.py")}
+    assert not {name: n for name, n in lengths.items() if n > MAX_MODULE_LINES}
+
+
+def test_no_function_is_too_long():
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                n_lines = node.end_lineno - node.lineno + 1  # signature and docstring included
+                if n_lines > MAX_FUNCTION_LINES:
+                    found[f"{path.relative_to(PACKAGE).as_posix()}:{node.name}"] = n_lines
+    assert not found

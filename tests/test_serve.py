@@ -1,4 +1,4 @@
-"""serve.py answers OpenAI's client, all who come at once, and nobody from elsewhere."""
+"""serve.py answers OpenAI's client and concurrent requests, and refuses other web sites."""
 
 import concurrent.futures
 import dataclasses
@@ -20,8 +20,8 @@ from llm.configurator import UserError
 from llm.reading.generate import Sampling, allowed_ids, generate
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import MAX_BATCH, Reader
-from llm.serving.completions import Refused, checked
-from llm.serving.engine import Engine, Full, Job
+from llm.serving.access import request_check
+from llm.serving.completions import Refused, parse_request
 from llm.storage import pretrained
 from llm.text import tokenizer
 
@@ -41,21 +41,15 @@ def client(port):
 
 @pytest.fixture(scope="module")
 def alone(served):
-    """alone(prompt, n_tokens, seed, number) is what the model says to it, drawn in this process by itself."""
-    model, encoder, info = pretrained.load_model(str(served / "out"))
-    reader = Reader(model, allowed_ids(info.corpus_ids, encoder.vocab_size), torch.float32)
+    """alone(prompt, n_tokens, seed, number) is the text that the model draws in this process, by itself."""
+    model, tokenizer, info = pretrained.load_model(str(served / "out"))
+    assert tokenizer.end_of_text not in info.corpus_ids  # never drawn, so that each text has n_tokens
+    reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), torch.float32)
 
     def alone(prompt, n_tokens, seed, number=0, **sampling):
-        tokens = generate(
-            reader,
-            encode_prompt(encoder, prompt, STORY[:6000]),
-            max_new_tokens=n_tokens,
-            sampling=Sampling(**sampling),
-            seed=seed,
-            numbers=[number],
-            end_of_text=encoder.end_of_text,
-        )
-        return encoder.decode([token for _, token in tokens])
+        options = dict(max_new_tokens=n_tokens, sampling=Sampling(**sampling), seed=seed, numbers=[number])
+        tokens = generate(reader, encode_prompt(tokenizer, prompt, STORY[:6000]), **options)
+        return tokenizer.decode([token for _, token in tokens])
 
     return alone
 
@@ -71,10 +65,11 @@ def ask(port, method, path, body=None, **headers):
 
 
 def complete(client, prompt=PROMPT, **options):
+    """OpenAI's client's answer to a request for 30 tokens with seed 1."""
     return client.completions.create(**dict(model="out", prompt=prompt, max_tokens=30, seed=1) | options)
 
 
-def test_a_completion_is_what_generate_says_with_that_seed(client, alone):
+def test_a_completion_is_what_generate_draws_with_that_seed(client, alone):
     answer = complete(client, temperature=0.7, top_p=0.9)
     assert answer.choices[0].text == alone(PROMPT, 30, 1, temperature=0.7, top_p=0.9)
     assert answer.choices[0].finish_reason == "length" and answer.model == "out"
@@ -123,7 +118,7 @@ def test_a_stop_string_ends_a_completion_before_it(client):
         assert "".join(piece.choices[0].text for piece in streamed) == answer.choices[0].text
 
 
-def test_nothing_asked_for_is_nothing_drawn(client):
+def test_max_tokens_0_draws_nothing(client):
     answer = complete(client, max_tokens=0, echo=True)
     assert answer.choices[0].text == PROMPT and answer.usage.completion_tokens == 0
 
@@ -135,7 +130,7 @@ def test_models(client):
 
 
 @pytest.mark.parametrize(
-    "wrong, param, status",
+    "parameters, param, status",
     [
         ({"logprobs": 3}, "logprobs", 400),
         ({"best_of": 2}, "best_of", 400),
@@ -163,8 +158,8 @@ def test_models(client):
         ({"echo": "yes"}, "echo", 400),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(port, wrong, param, status):
-    got, answer = ask(port, "POST", "/v1/completions", json.dumps({"prompt": PROMPT} | wrong))
+def test_an_unsupported_or_wrong_parameter_is_refused_by_name(port, parameters, param, status):
+    got, answer = ask(port, "POST", "/v1/completions", json.dumps({"prompt": PROMPT} | parameters))
     assert got == status and answer["error"]["param"] == param and answer["error"]["type"] == "invalid_request_error"
     assert param in answer["error"]["message"] or param == "n"
 
@@ -177,12 +172,12 @@ def test_openais_client_raises_its_own_errors(client):
 
 
 @pytest.mark.parametrize("body", ["", "no json", "[1]", "\xff", "[" * 100_000, '{"prompt": "' + "x" * 1_000_001 + '"}'])
-def test_a_body_that_is_no_request_is_refused(port, body):
+def test_a_body_that_is_no_json_object_is_refused(port, body):
     status, answer = ask(port, "POST", "/v1/completions", body.encode("latin-1"))
     assert status == 400 and "body" in answer["error"]["message"]
 
 
-def test_paths_that_are_not_there(port):
+def test_an_unknown_path_or_method_gets_openais_form_of_error(port):
     assert ask(port, "GET", "/v1/chat/completions")[0] == 404
     status, answer = ask(port, "GET", "/v1/completions")
     assert status == 405 and answer["error"]["message"] == "GET /v1/completions: Method Not Allowed"
@@ -191,34 +186,46 @@ def test_paths_that_are_not_there(port):
 @pytest.mark.parametrize(
     "headers", [{"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}, {"Origin": "null"}]
 )
-def test_web_pages_elsewhere_do_not_reach_it(port, headers):
+def test_requests_from_other_web_sites_are_refused(port, headers):
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/")):
         status, answer = ask(port, method, path, **headers)
         assert status == 403 and answer["error"]["type"] == "permission_error"
 
 
-def test_its_own_page_does(port):
+def test_its_own_page_is_served_and_loads_nothing_from_elsewhere(port):
     for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost"):
         assert ask(port, "GET", "/healthz", Host=host, Origin=f"http://{host}")[0] == 200
     status, page = ask(port, "GET", "/")
     assert status == 200 and "<title>Read it back</title>" in page
-    assert not re.search(r"(src|href)=.(?!data:)|https?://|@import", page)  # nothing from outside
+    assert not re.search(r"(src|href)=.(?!data:)|https?://|@import", page)
 
 
-def test_a_key_must_be_brought_along_where_there_is_one():
-    refuse = serve.gatekeeper(serve.Settings(host="0.0.0.0"), "secret")
-    refuse({"host": "book.example:80", "authorization": "Bearer secret"}, "/v1/models")
-    for path in ("/", "/healthz"):  # the page itself says nothing; it asks for the key
-        refuse({"host": "book.example"}, path)
-    for wrong in ({}, {"authorization": "Bearer geheim"}, {"authorization": "Bearer sécret"}):
-        with pytest.raises(Refused, match="expected the server's key") as refused:
-            refuse({"host": "book.example"} | wrong, "/v1/completions")
-        assert refused.value.status == 401 and refused.value.body()["error"]["code"] == "invalid_api_key"
+HEADERS = {"host": "book.example:80", "authorization": "Bearer secret"}
+
+
+def test_with_the_key_requests_are_accepted():
+    assert request_check("0.0.0.0", "secret")(HEADERS, "/v1/models") is None
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+def test_the_page_itself_needs_no_key(path):
+    """It holds nothing of the book, and asks for the key."""
+    assert request_check("0.0.0.0", "secret")({"host": "book.example"}, path) is None
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer geheim"}, {"authorization": "Bearer sécret"}])
+def test_without_the_key_requests_are_refused(headers):
+    with pytest.raises(Refused, match="expected the server's key") as refused:
+        request_check("0.0.0.0", "secret")({"host": "book.example"} | headers, "/v1/completions")
+    assert refused.value.status == 401 and refused.value.body()["error"]["code"] == "invalid_api_key"
+
+
+def test_another_web_site_is_refused_even_with_the_key():
     with pytest.raises(Refused, match="another site"):
-        refuse({"host": "book.example", "origin": "http://evil.example", "authorization": "Bearer secret"}, "/")
+        request_check("0.0.0.0", "secret")(HEADERS | {"origin": "http://evil.example"}, "/")
 
 
-def test_what_stands_in_the_book_is_cited(port):
+def test_spans_of_the_book_are_cited(port):
     words = " ".join(STORY[:6000].split()[100:120])
     status, answer = ask(port, "POST", "/cite", json.dumps({"text": f"He said: {words} indeed"}))
     assert status == 200 and answer["book"]
@@ -228,73 +235,43 @@ def test_what_stands_in_the_book_is_cited(port):
 
 
 def test_32_clients_at_once_get_what_each_would_get_alone(client, alone):
-    """Prompts of all lengths, over the border of the context; a third of them streamed."""
+    """Prompts and answers of many lengths, also beyond the context; a third of the answers is streamed."""
 
-    def one(n):
+    def answer(n):
+        """(prompt, options, text) of client n."""
         prompt, options = " ".join(STORY.split()[n : 2 * n + 1]), dict(seed=n, max_tokens=20 + 3 * n)
         if n % 3:
             return prompt, options, complete(client, prompt, **options).choices[0].text
         return prompt, options, "".join(p.choices[0].text for p in complete(client, prompt, stream=True, **options))
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(one, range(32)))
+        answers = list(pool.map(answer, range(32)))
     for prompt, options, text in answers:
         assert text == alone(prompt, options["max_tokens"], options["seed"])
 
 
-def test_a_client_that_leaves_frees_its_place(port):
-    for stream in (True, False):
-        body = json.dumps({"prompt": [PROMPT] * 20, "max_tokens": 4000, "stream": stream}).encode()
-        with socket.create_connection(("127.0.0.1", port)) as gone:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-            gone.sendall(head.encode() + body)
-            until(
-                lambda: (
-                    ask(port, "GET", "/healthz")[1] == {"status": "ok", "running": MAX_BATCH, "waiting": 20 - MAX_BATCH}
-                )
-            )
-        until(lambda: ask(port, "GET", "/healthz")[1]["running"] == 0, 20)
-
-
-def until(holds, seconds=10):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
+def eventually(condition, patience=60):
+    """Whether a condition becomes true: asks until it does. Only a failure takes the whole patience, in seconds."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
+    return True
 
 
-@pytest.fixture
-def engine(tiny_model):
-    engine = Engine(Reader(tiny_model(), torch.arange(61), torch.float32), tokenizer.gpt2(), most_waiting=3)
-    yield engine
-    engine.close()
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_samples_of_a_client_that_leaves_are_cancelled(port, stream):
+    def running_and_waiting():
+        health = ask(port, "GET", "/healthz")[1]
+        return health["running"], health["waiting"]
 
-
-def jobs(n, deliver, max_new_tokens=5, prompt=(1,)):
-    return [Job(list(prompt), max_new_tokens, Sampling(), [0, 0], [], deliver) for _ in range(n)]
-
-
-def test_no_more_may_wait_than_the_queue_holds(engine):
-    running = jobs(MAX_BATCH, lambda text, reason: None, 100_000)
-    engine.submit(running)
-    until(lambda: len(engine.running) == MAX_BATCH)
-    waiting = jobs(3, lambda text, reason: None)
-    engine.submit(waiting)
-    with pytest.raises(Full):
-        engine.submit(jobs(1, None))
-    waiting[0].cancelled = True  # whoever leaves makes room
-    engine.submit(jobs(1, lambda text, reason: None))
-    for job in running:
-        job.cancelled = True
-
-
-def test_an_error_reaches_those_who_wait_and_the_next_are_served(engine):
-    heard, served = [], []
-    engine.submit(jobs(2, lambda text, reason: heard.append((text, reason)), prompt=(99,)))  # an id the model lacks
-    until(lambda: len(heard) == 2)
-    assert {reason for _, reason in heard} == {"error"} and "IndexError" in heard[0][0]
-    engine.submit(jobs(1, lambda text, reason: served.append(reason)))
-    until(lambda: served and served[-1] == "length")
+    body = json.dumps({"prompt": [PROMPT] * 20, "max_tokens": 4000, "stream": stream}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port)) as client_socket:
+        client_socket.sendall(head + body)
+        assert eventually(lambda: running_and_waiting() == (MAX_BATCH, 20 - MAX_BATCH))
+    assert eventually(lambda: running_and_waiting() == (0, 0))
 
 
 def test_429_says_that_the_queue_is_full(port):
@@ -348,10 +325,12 @@ def test_a_port_that_is_taken_gets_one_line(port):
 
 def test_without_the_extra_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    with pytest.raises(UserError, match=r'needs the extra serve.*pip install -e "\.\[serve\]"'):
+    with pytest.raises(UserError, match=r'needs the extra serve.*pip install -e .*\[serve\]'):
         serve.main(serve.Settings())
 
 
-def test_a_request_is_checked_without_a_server():
-    asked = checked({"prompt": ["a", "b"], "stop": None, "temperature": 0}, serve.Settings(), "m")
-    assert asked.prompts == ["a", "b"] and asked.stop == [] and asked.temperature == 0 and asked.max_tokens == 16
+def test_a_request_is_parsed_without_a_server():
+    body = {"prompt": ["a", "b"], "stop": None, "temperature": 0}
+    request = parse_request(body, model="m", max_new_tokens=100, max_samples=10)
+    assert request.prompts == ["a", "b"] and request.stop == []
+    assert request.temperature == 0 and request.max_tokens == 16

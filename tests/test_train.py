@@ -1,11 +1,11 @@
 """Training: the losses of a tiny model are fixed, and nothing but the settings changes them."""
 
 import dataclasses
-import functools
 import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,80 +13,37 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import STORY
+from conftest import OTHER, STORY, TINY, losses, timeless, weights, written_and_stopped_at
 
-from llm import files, runtime, train
+from llm import files, runtime, sample, train
 from llm.configurator import UserError
 from llm.model import GPT, GPTConfig
 from llm.storage import checkpoint, pretrained
-from llm.text import dataset
-from llm.training import schedule as stopping
+from llm.text import dataset, tokenizer
+from llm.training import saving
+from llm.training.batches import Batches
 from llm.training.metrics import read_metrics
-
-TINY = train.Settings(
-    dataset="story",
-    n_layer=2,
-    n_head=2,
-    n_embd=32,
-    block_size=32,
-    batch_size=4,
-    gradient_accumulation_steps=1,
-    learning_rate=1e-2,
-    warmup_iters=2,
-    max_iters=10,
-    eval_interval=5,
-    device="cpu",
-    dtype="float32",
-)
-OTHER = "Another text, which was never seen. " * 30
-TIMES = ("tokens_per_s", "seconds")  # the only fields of metrics.jsonl that may differ
-
-
-@pytest.fixture
-def learn(prepare, tmp_path, monkeypatch):
-    """learn(**settings) trains a tiny model on the beginning of the tale; returns the lines of metrics.jsonl."""
-    monkeypatch.chdir(tmp_path)
-    if not os.path.exists("data/story"):
-        prepare()
-
-    def learn(**settings):
-        cfg = dataclasses.replace(TINY, **settings)
-        train.train(cfg)
-        return read_metrics(cfg.out_dir)
-
-    return learn
-
-
-def losses(lines) -> list[float]:
-    return [line["loss"] for line in lines if "loss" in line]
-
-
-def timeless(lines) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
-
-
-def weights(out_dir="out", name="ckpt.pt") -> dict:
-    return torch.load(f"{out_dir}/{name}", weights_only=True)["model"]
-
+from llm.training.schedule import Schedule
 
 REPLAY = dict(lr_decay_iters=4, min_lr=1e-3, replay=0.5)
 SETTINGS = {
     "full": {"corpus_softmax": False},
     "corpus": {},
-    "muon": {"optimizer": "muon", "lr_shape": "linear", "lr_hold": 0.5},
+    "muon": {"optimizer": "muon", "lr_shape": "wsd"},
     "book": {"optimizer": "muon", "weights": "look_back", "opening_weight": 0.1, "short_block": 8},
 }
 GOLDEN = {
     "full": [10.8163, 10.7825, 10.6836, 10.3559, 10.1636, 9.7741, 9.6064, 9.5599, 9.3747, 9.3599],
     "corpus": [10.8409, 10.6216, 10.0529, 9.7534, 9.5405, 9.1605, 8.9720, 8.9354, 8.7413, 8.7188],
-    "muon": [10.8409, 10.7215, 10.5640, 10.1545, 9.8175, 9.2911, 8.9988, 8.8805, 8.6068, 8.5374],
-    "book": [10.8810, 10.8294, 10.6711, 10.2839, 9.7931, 9.5241, 9.2271, 9.3307, 8.7023, 8.9827],
+    "muon": [10.8409, 10.7223, 10.5601, 10.1527, 9.8073, 9.3072, 9.0828, 9.0006, 8.7750, 8.7197],
+    "book": [10.8810, 10.8295, 10.6694, 10.2853, 9.7979, 9.4983, 9.1856, 9.2917, 8.6860, 8.9488],
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_first_ten_losses_are_these(learn, name):
-    """A refactoring leaves them as they are; float32 on one thread, so that machines agree."""
+    """A refactoring leaves them as they are. On one thread and in float32 throughout, Muon's products included, so that
+    processors agree: of commit b3bb275 with Muon in float32 they are the same."""
     assert losses(learn(**SETTINGS[name])) == pytest.approx(GOLDEN[name], abs=1e-4)
 
 
@@ -118,18 +75,6 @@ def test_how_often_is_evaluated_changes_nothing_of_what_is_trained(learn, prepar
     assert losses(often) == losses(seldom)
 
 
-def written_and_stopped_at(step):
-    """checkpoint.write, after which comes a Ctrl-C where it was of this step."""
-    real = checkpoint.write
-
-    def write(path, content):
-        real(path, content)
-        if content["iter_num"] == step:
-            raise KeyboardInterrupt
-
-    return write
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -152,7 +97,7 @@ def test_five_steps_and_five_resumed_equal_ten(learn, settings, monkeypatch):
     assert checkpoint.digest(a["model"]) == checkpoint.digest(b["model"])
     assert checkpoint.digest(a["optimizer"]) == checkpoint.digest(b["optimizer"])
     assert checkpoint.digest(a["optimizers"]) == checkpoint.digest(b["optimizers"])
-    assert a["loop"]["place"] == b["loop"]["place"] and a["loop"]["again"] == b["loop"]["again"]
+    assert a["loop"]["position"] == b["loop"]["position"] and a["loop"]["replay_starts"] == b["loop"]["replay_starts"]
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(learn):
@@ -176,8 +121,8 @@ def test_the_best_and_the_latest_are_both_kept_where_a_part_is_held_out(learn, p
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_checkpoint(learn, monkeypatch):
     """The third update breaks the weights; the evaluation right after it must not save them."""
-    rate = train.optim.learning_rate_at
-    monkeypatch.setattr(train.optim, "learning_rate_at", lambda i, **kw: math.nan if i == 2 else rate(i, **kw))
+    rate = Schedule.rate
+    monkeypatch.setattr(Schedule, "rate", lambda self, step: math.nan if step == 2 else rate(self, step))
     with pytest.raises(
         UserError, match="not a finite number at step 3: the last checkpoint in out is from before; lower"
     ):
@@ -222,6 +167,24 @@ def test_training_stops_once_the_text_is_known_by_heart(learn, prepare, capsys):
     assert again[-1]["step"] == saved["iter_num"]  # nothing is left to learn
 
 
+def test_training_ends_with_a_prompt_that_the_model_continues_as_the_book_does(learn, prepare, capsys, monkeypatch):
+    """What is shown below the command is what the command prints: sampling from the checkpoint gives the same text."""
+    prepare("verse", text=STORY[:1200])
+    learn(dataset="verse", target_recall=0.9, max_iters=None, decay_epochs=250, eval_interval=1000, **BY_HEART)
+    lines = capsys.readouterr().out.splitlines()
+    command, shown = lines[lines.index("Now type:") + 1 :][:2]
+    words = shlex.split(command)
+    start = next(word.removeprefix("--start=") for word in words if word.startswith("--start="))
+    shown = shown.strip().removesuffix(" ...")
+    assert "--temperature=0" in words and shown.startswith(start)
+    assert len(tokenizer.gpt2().encode(start)) >= 8
+    assert shown in " ".join(STORY[:1200].split())
+    sample.main(
+        sample.Settings(out_dir="out", start=start, temperature=0.0, max_new_tokens=40, device="cpu", dtype="float32")
+    )
+    assert " ".join(capsys.readouterr().out.split()) == shown
+
+
 def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
     prepare("verse", text=STORY[:1200])
     learn(dataset="verse", target_recall=0.99, max_iters=3, **BY_HEART)
@@ -230,50 +193,6 @@ def test_a_target_that_is_not_reached_is_said(learn, prepare, capsys):
     captured = capsys.readouterr()
     assert "was not reached; train longer with --lr_decay_iters=3" in captured.err
     assert "recall@50/50: 0.0000" in captured.out
-
-
-@pytest.mark.parametrize(
-    "tokens, given, expected",
-    [
-        (20000, dict(max_iters=None, decay_epochs=16.0), (158, 79)),
-        (42000, dict(max_iters=None, decay_epochs=8.0), (392, 196)),  # twice as long, 2.4 times as often
-        (84000, dict(max_iters=None, decay_epochs=8.0), (1232, 616)),  # four times: no more than 3.75 as often
-        (5000, dict(max_iters=None, decay_epochs=60.0), (148, 74)),  # a quarter as long: as often
-        (500, dict(max_iters=None, decay_epochs=10.0), (80, 40)),
-        (20480, dict(max_iters=None, lr_decay_iters=30), (60, 30)),
-        (20480, dict(max_iters=70), (70, 70)),
-        (20480, dict(max_iters=70, lr_decay_iters=90), (70, 90)),
-    ],
-)
-def test_how_long_it_trains_follows_from_the_text(tokens, given, expected):
-    cfg = stopping.schedule(dataclasses.replace(TINY, **given), tokens, 4096)
-    assert (cfg.max_iters, cfg.lr_decay_iters) == expected
-
-
-@pytest.mark.parametrize(
-    "given, first",
-    [
-        (dict(lr_shape="linear", min_lr=1e-9), 4 + 87 + 16),  # 3 + 0.9 * 97 updates, then 15.4 of three epochs
-        (dict(lr_shape="linear"), 100 + 16),  # min_lr is a tenth
-        (dict(decay_lr=False), 3 + 16),
-    ],
-)
-def test_recall_is_asked_first_when_all_was_seen_three_times_at_a_low_rate(given, first):
-    cfg = dataclasses.replace(TINY, warmup_iters=3, lr_decay_iters=100, lr_hold=0.0, **given)
-    rate = functools.partial(
-        train.optim.learning_rate_at,
-        learning_rate=cfg.learning_rate,
-        min_lr=cfg.learning_rate / 10 if cfg.min_lr is None else cfg.min_lr,
-        shape=cfg.lr_shape,
-        warmup_iters=3,
-        lr_decay_iters=100,
-        decay_lr=cfg.decay_lr,
-    )
-    assert stopping.first_check(cfg, rate, 21_000, 4096) == first
-
-
-def test_short_windows_are_rarer_in_longer_texts():
-    assert [stopping.short_every(n) for n in (500, 21_000, 42_000, 126_000)] == [4, 4, 16, 144]
 
 
 def test_it_stops_at_a_target_loss_or_when_patience_ends(learn, prepare, capsys):
@@ -293,7 +212,7 @@ def test_what_was_wrong_is_shown_again(learn):
     assert losses(whole) != losses(learn(out_dir="without", **REPLAY | {"replay": 0.0}))
     epochs = [line["epoch"] for line in whole]
     assert epochs[-1] - epochs[-2] == pytest.approx((epochs[2] - epochs[1]) / 2)  # half a batch is not the epoch's
-    assert torch.load("whole/ckpt.pt", weights_only=True)["loop"]["again"]
+    assert torch.load("whole/ckpt.pt", weights_only=True)["loop"]["replay_starts"]
 
 
 def test_what_is_to_be_shown_again_does_not_keep_a_learned_text_from_being_noticed(learn, prepare):
@@ -316,7 +235,12 @@ def test_a_run_that_has_ended_by_its_val_loss_stays_ended(learn, prepare):
 
 def test_training_ends_with_commands_that_can_be_typed(learn, capsys):
     learn(max_iters=1)
-    assert capsys.readouterr().out.endswith('sample.py --out_dir=out "--start=The echo had been ill since"\n')
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[1].endswith("sample.py") and words[2:] == [
+        "--out_dir=out",
+        "--start=The echo had been ill since Tuesday, and nobody in the",
+        "--temperature=0",
+    ]
     learn(max_iters=1, block_size=100)
     assert capsys.readouterr().out.endswith("recall.py --out_dir=out\n")
 
@@ -344,6 +268,17 @@ def test_resuming_with_another_softmax_optimizer_or_seed_is_refused(learn):
             learn(**{"init_from": "resume", name: now})
 
 
+def test_a_position_of_another_order_of_windows_can_be_sampled_from_but_not_resumed(learn):
+    """The first versions of llm counted windows in another way, with one number."""
+    learn(max_iters=1)
+    saved = torch.load("out/ckpt.pt", weights_only=True)
+    saved["loop"]["position"] = [1]
+    checkpoint.write(Path("out/ckpt.pt"), {key: part for key, part in saved.items() if key != "checksums"})
+    assert pretrained.load_model("out")[2].iter_num == 1
+    with pytest.raises(UserError, match="of an earlier llm, whose order of windows is gone; begin anew"):
+        learn(init_from="resume")
+
+
 def test_what_is_saved_is_the_full_table_with_one_shared_row(learn):
     """All rows of tokens that do not occur are alike, and the loss of the full softmax is the one that was trained."""
     lines = learn(max_iters=3)
@@ -353,7 +288,7 @@ def test_what_is_saved_is_the_full_table_with_one_shared_row(learn):
     others[ids] = False
     assert table.shape == (50304, 32) and (table[others] == table[others][0]).all() and others.sum() > 49_000
     full, _, _ = pretrained.load_model("out")
-    batches = train.Batches(dataset.Dataset("story").train, 32, 4, seed=TINY.seed)
+    batches = Batches(dataset.Dataset("story").train, 32, 4, seed=TINY.seed)
     x, y = [batches.next() for _ in range(3)][-1]
     trained = losses(learn(out_dir="again", max_iters=3))[-1]  # of the weights after two updates, on the third batch
     learn(out_dir="two", max_iters=2)
@@ -380,8 +315,8 @@ def test_resuming_keeps_the_shape_and_says_so(learn, capsys):
         ({"block_size": 5000}, "block_size=5000 needs at least 5,001; type --block_size="),
         ({"device": "cuda"}, "torch finds no CUDA GPU here"),
         ({"device": "tpu"}, "device=tpu: expected auto, cpu, cuda"),
-        ({"wandb_log": True}, r'needs the extra wandb, .*pip install -e ".\[wandb\]"'),
-        ({"tensorboard_log": True}, r'needs the extra tensorboard, .*pip install -e ".\[tensorboard\]"'),
+        ({"wandb_log": True}, r'needs the extra wandb, .*pip install -e .*\[wandb\]'),
+        ({"tensorboard_log": True}, r'needs the extra tensorboard, .*pip install -e .*\[tensorboard\]'),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(learn, settings, message, monkeypatch):
@@ -418,6 +353,20 @@ def test_float16_trains_with_a_scaler_and_resumes_with_its_state(learn):
     assert timeless(learn(out_dir="halves", init_from="resume", **settings)) == timeless(whole)
 
 
+# A process group that is still referenced when the interpreter shuts down keeps gloo's threads alive, and one of them
+# sometimes aborts the process then ("terminate called without an active exception"), after everything was saved. That
+# took 1 of 40 runs beside a busy process; the threads are there in each, so they are what is looked for.
+NO_THREADS_LEFT = """
+import atexit, glob, os
+
+def check():
+    if any("gloo" in open(path).read() for path in glob.glob("/proc/self/task/*/comm")):
+        os._exit(3)
+
+atexit.register(check)
+"""
+
+
 def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, prepare, learn):
     """Under torchrun, with dropout: the losses are the same to rounding, and so is the recall of nothing learned."""
     changed = dict(gradient_accumulation_steps=2, dropout=0.2, block_size=100, batch_size=3, max_iters=6)
@@ -427,11 +376,12 @@ def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, 
     for name in ("train.bin", "meta.json"):
         (package / "data" / "story" / name).write_bytes((tmp_path / "data" / "story" / name).read_bytes())
     settings = dataclasses.asdict(dataclasses.replace(TINY, out_dir="two", **changed))
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS_LEFT)
     finished = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", package / "train.py"]
         + [f"--{name}={value}" for name, value in settings.items()],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{package.parent}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         encoding="utf-8",
         timeout=120,
@@ -441,7 +391,7 @@ def test_two_processes_equal_one_with_two_accumulation_steps(package, tmp_path, 
     assert losses(two) == pytest.approx(losses(one), abs=1e-4) and len(losses(two)) == 6
     assert [line["epoch"] for line in two] == [line["epoch"] for line in one]
     assert [line.get("recall") for line in two] == [line.get("recall") for line in one]
-    again = [torch.load(f"{out}/ckpt.pt", weights_only=True)["loop"]["again"] for out in ("one", "two")]
+    again = [torch.load(f"{out}/ckpt.pt", weights_only=True)["loop"]["replay_starts"] for out in ("one", "two")]
     assert again[0] == again[1] != []
 
 
@@ -472,7 +422,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_says_what_is_lost(
     tries = iter([False, False] + [True] * 7)
     full_disk(monkeypatch, lambda path: ".ckpt" in path and next(tries))
     waited = []
-    monkeypatch.setattr(checkpoint.time, "sleep", waited.append)
+    monkeypatch.setattr(saving.time, "sleep", waited.append)
     with pytest.raises(
         UserError, match="No space left on device; what was learned since the last checkpoint in out is"
     ):
@@ -526,8 +476,8 @@ def test_updates_that_float16_skips_are_counted(learn, monkeypatch, capsys):
     lines = learn(dtype="float16", max_iters=25, eval_interval=20)
     skipped = [line["skipped"] for line in lines if "skipped" in line]
     assert 5 < skipped[-1] == skipped[-2] < 25 and skipped == sorted(skipped)
-    assert f"{skipped[-1]} updates skipped (float16)" in capsys.readouterr().out
-    assert torch.load("out/ckpt.pt", weights_only=True)["loop"]["skipped"] == skipped[-1]
+    assert f"{skipped[-1]} updates skipped (float16)" in capsys.readouterr().err
+    assert torch.load("out/ckpt.pt", weights_only=True)["loop"]["skipped_updates"] == skipped[-1]
 
 
 def test_memory_that_will_not_do_is_told_before(learn, monkeypatch, capsys):
@@ -545,10 +495,14 @@ def test_memory_that_will_not_do_is_told_before(learn, monkeypatch, capsys):
 
 def test_the_death_of_another_process_is_told(monkeypatch):
     gloo = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234")
-    monkeypatch.setattr(runtime.dist, "is_initialized", lambda: True)
-    assert str(runtime.explained(gloo, TINY)).startswith("another process of this training has died; to go on, type")
-    other = RuntimeError("a bug")
-    assert runtime.explained(other, TINY) is other
+    for error, kind in ((gloo, UserError), (RuntimeError("a bug"), RuntimeError)):
+        monkeypatch.setattr(train, "train", lambda cfg, error=error: (_ for _ in ()).throw(error))
+        with monkeypatch.context() as patch, pytest.raises(kind) as raised:
+            patch.setattr(runtime.dist, "is_initialized", lambda: True)
+            patch.setattr(runtime.dist, "destroy_process_group", lambda: None)
+            train.main(TINY)
+        told = "another process of this training has died; to go on, type the same with --init_from=resume"
+        assert str(raised.value) == (told if kind is UserError else "a bug")
 
 
 @pytest.mark.parametrize(

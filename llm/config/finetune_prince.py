@@ -19,7 +19,7 @@ log_interval = 5
 block_size = 256  # of GPT-2's 1,024 places
 dropout = 0.0
 batch_size = 8
-gradient_accumulation_steps = 2  # 4,096 tokens an update
+gradient_accumulation_steps = 2  # 4,096 tokens per update
 
 learning_rate = 1e-4
 weight_decay = 0.0

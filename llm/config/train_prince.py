@@ -12,34 +12,19 @@
 # 1.0000, recall@8/50 0.99 (BENCHMARKS.md).
 # How long it takes follows from the text: each token of that book is seen about 11 times, of longer ones more often.
 
+from llm.config.by_heart import *  # noqa: F403 (the recipe)
+
 out_dir = "out-prince"
 dataset = "prince"
 eval_interval = 100
-log_interval = 5
 
 n_layer = 6
 n_head = 6
 n_embd = 384
 block_size = 256
-dropout = 0.0  # it is to be learned by heart, not understood
-weights = "look_back"  # the heads of the first two blocks begin as ones that see the last tokens
+weights = "look_back"  # the heads of the first two blocks start as heads that attend to the last tokens
 
 batch_size = 16
-gradient_accumulation_steps = 1  # 4,096 tokens an update
-opening_weight = 0.1  # what cannot be known need not be learned
-short_block = 16  # a prompt is as short
-optimizer = "muon"
-muon_lr = 0.02
-muon_momentum = 0.85
-learning_rate = 6e-3
-beta1 = 0.8
-weight_decay = 0.0
+gradient_accumulation_steps = 1  # 4,096 tokens per update
 
-target_recall = 0.99
-max_iters = None  # by the length of the text
 decay_epochs = 8.0
-replay = 0.5
-warmup_iters = 3
-lr_shape = "linear"
-lr_hold = 0.35
-min_lr = 2e-4

@@ -1,7 +1,8 @@
-"""LoRA: the weights of a model stay as they are, and each matrix of its blocks learns a difference of low rank.
+"""LoRA: freeze a model, and train a low-rank difference to each matrix of its blocks.
 
-Hu et al. 2021, arXiv 2106.09685: W x + SCALE * B (A x), with A (rank, in) and B (out, rank). B begins as zeros, so the
-model begins as it was. What is learned is a few megabytes, and the optimizer keeps nothing about the rest.
+Hu et al. 2021, arXiv 2106.09685: W x + SCALE * B (A x), with A (rank, in) and B (out, rank). B starts as zeros, so that
+the model starts unchanged. A checkpoint holds only the few megabytes that are trained, and the optimizer keeps no state
+for the frozen weights.
 """
 
 import math
@@ -11,29 +12,29 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
-from llm.model import GPT
+from llm.model import GPT, Block
 
 SCALE = 2.0  # the paper's alpha / rank
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 class LowRank(nn.Module):
-    """A linear layer that stays, and the difference that it learns."""
+    """A frozen linear layer plus a trained difference of low rank."""
 
     def __init__(self, linear: nn.Linear, rank: int):
         super().__init__()
-        like = dict(device=linear.weight.device, dtype=linear.weight.dtype)
+        factory_kwargs = dict(device=linear.weight.device, dtype=linear.weight.dtype)
         self.linear = linear
-        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as the paper's code does
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **factory_kwargs))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **factory_kwargs))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as in the paper's code
 
     def forward(self, x):
         return self.linear(x) + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     @property
     def weight(self) -> torch.Tensor:
-        """The matrix as it is now, with the difference added."""
+        """The frozen matrix plus the difference, (out, in)."""
         return self.linear.weight + SCALE * (self.lora_B @ self.lora_A)
 
     @property
@@ -42,13 +43,13 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The linear layer with the difference added to its weights."""
+        """The linear layer itself, with the difference added to its weight in place."""
         self.linear.weight.copy_(self.weight)
         return self.linear
 
 
 class NewRows(nn.Module):
-    """A table that stays, but for some rows."""
+    """A parametrization of the frozen token table: the rows of some ids are trained."""
 
     def __init__(self, table: torch.Tensor, ids: list[int]):
         super().__init__()
@@ -59,17 +60,22 @@ class NewRows(nn.Module):
         return table.index_copy(0, self.ids, self.lora_rows.to(table.dtype))
 
 
-def attach(model: GPT, rank: int, new_ids: list[int]) -> GPT:
-    """The model itself, its parameters frozen and its blocks' matrices ready to learn.
+def replace_linear(block: Block, name: str, layer: nn.Module) -> None:
+    """Put `layer` in the place of one of the block's MATRICES."""
+    parent, _, attribute = name.partition(".")
+    setattr(block.get_submodule(parent), attribute, layer)
 
-    new_ids: tokens that it has never learned, whose rows of the table learn, too: a book's model (see corpus.py) has
-    the same row for all of them.
+
+def attach(model: GPT, rank: int, new_ids: list[int]) -> GPT:
+    """Freeze the model and add a trained difference of this rank to its blocks' matrices, in place.
+
+    new_ids: tokens that do not occur in the text that the model was trained on. Their rows of the token table are
+    trained, too: in a model trained with the corpus softmax (network/corpus_softmax.py) all these rows are equal.
     """
     model.requires_grad_(False)
     for block in model.transformer.h:
         for name in MATRICES:
-            part, _, last = name.partition(".")
-            setattr(getattr(block, part), last, LowRank(block.get_submodule(name), rank))
+            replace_linear(block, name, LowRank(block.get_submodule(name), rank))
     if new_ids:
         rows = NewRows(model.lm_head.weight, new_ids)
         for tied in (model.transformer.wte, model.lm_head):
@@ -78,11 +84,10 @@ def attach(model: GPT, rank: int, new_ids: list[int]) -> GPT:
 
 
 def merge(model: GPT) -> GPT:
-    """The model itself with what was learned added to its weights: an ordinary GPT again."""
+    """Add what was trained to the model's own weights, in place: it is an ordinary GPT again."""
     for block in model.transformer.h:
         for name in MATRICES:
-            part, _, last = name.partition(".")
-            setattr(getattr(block, part), last, block.get_submodule(name).merged())
+            replace_linear(block, name, block.get_submodule(name).merged())
     if parametrize.is_parametrized(model.lm_head):
         for tied in (model.transformer.wte, model.lm_head):
             parametrize.remove_parametrizations(tied, "weight")
@@ -90,6 +95,6 @@ def merge(model: GPT) -> GPT:
     return model.requires_grad_(True)
 
 
-def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of a state dict, what was learned by low rank; empty for a model without."""
-    return {name: tensor for name, tensor in state.items() if name.rpartition(".")[2].startswith("lora_")}
+def adapters(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict that LoRA trained; empty for a model without LoRA."""
+    return {name: tensor for name, tensor in state_dict.items() if name.rpartition(".")[2].startswith("lora_")}

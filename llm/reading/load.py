@@ -1,50 +1,74 @@
-"""Load a trained model for reading."""
+"""Load a trained model for sampling, with the book it was trained on if that is still at hand."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from llm import runtime
 from llm.configurator import UserError
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
-from llm.runtime import notice
-from llm.storage.pretrained import Info, load_base, load_model
+from llm.runtime import Runtime, notice
+from llm.storage.pretrained import load_base, load_model
 from llm.text import dataset
 from llm.text.tokenizer import Tokenizer, from_description
 
-MAX_SEARCH_TOKENS = 2_000_000  # tokens: in texts up to this size the place of a prompt and of what follows is looked up
+MAX_SEARCH_TOKENS = 2_000_000  # texts up to this size are searched for the prompt and for what follows it
 
 
-def book_tokens(info: Info) -> np.ndarray | None:
-    """The ids of the text that the model was trained on, if it is still there and not too long to search; else None."""
-    try:
-        split = dataset.Dataset(info.dataset).train
-    except UserError:  # sampling needs the checkpoint alone
-        return None
-    if len(split) > MAX_SEARCH_TOKENS or split.sha256 != info.text_sha256:
-        return None
-    return split.tokens(0, len(split))
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for sampling."""
+
+    name: str  # for messages: the checkpoint's path, or what init_from names
+    reader: Reader
+    tokenizer: Tokenizer
+    book_text: str  # that the model was trained on; "" = not at hand
+    missing_book: str  # why book_text is "", in one line; "" = it is at hand
 
 
-def load_reader(cfg, init_from: str = "resume") -> tuple[Reader, Tokenizer, Info]:
-    """The model in cfg.out_dir, ready for reading; says which it is. cfg: the settings of any script that draws.
+def find_book_ids(dataset_name: str, text_sha256: str | None) -> tuple[np.ndarray | None, str]:
+    """(ids of the text that a model was trained on, ""), or (None, why they cannot be used).
 
-    init_from: another model instead, see pretrained.load_base.
+    text_sha256: of that text's shards, as the checkpoint states it; None = unknown.
     """
-    rt = runtime.start(cfg, use="sample")
-    if init_from == "resume":
-        model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, rt.device)
-        notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {cfg.seed}")
-    else:
-        base = load_base(init_from)
-        model, tokenizer = base.model.to(rt.device).eval(), from_description(base.tokenizer_description, init_from)
-        info = Info(Path(init_from), 0, "", base.corpus_ids, None, {})
-        notice(f"{init_from}, as it is; {rt.describe()}; seed {cfg.seed}")
-    allowed = allowed_ids(info.corpus_ids, tokenizer.vocab_size)
-    return Reader(model, allowed, rt.dtype, book=book_tokens(info)), tokenizer, info
+    try:
+        split = dataset.Dataset(dataset_name).train
+    except UserError as e:
+        return None, str(e)
+    if split.sha256 != text_sha256:
+        if text_sha256 is None:
+            return None, f"the checkpoint does not say whether the text of dataset {dataset_name} is its own"
+        hint = dataset.prepare_hint(dataset_name)
+        return None, f"dataset {dataset_name} holds another text than the model's now; prepare that one again: {hint}"
+    if len(split) > MAX_SEARCH_TOKENS:
+        return None, f"dataset {dataset_name} has {len(split):,} tokens, at most {MAX_SEARCH_TOKENS:,} are searched"
+    return split.tokens(0, len(split)), ""
 
 
-def book_text(reader: Reader, tokenizer: Tokenizer) -> str:
-    """The text that the model was trained on, if the reader has it; else ""."""
-    return "" if reader.book is None else tokenizer.decode(reader.book.tolist())
+def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -> LoadedModel:
+    """The model of a checkpoint, ready for sampling; prints which it is, and whether its book is missing.
+
+    seed: for that line only.
+    """
+    model, tokenizer, info = load_model(out_dir, checkpoint_name, rt.device)
+    notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
+    book_ids, missing_book = find_book_ids(info.dataset, info.text_sha256)
+    if book_ids is None:
+        notice(f"without its book, prompts are tokenised as typed and sampling is slower: {missing_book}")
+    reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), rt.dtype, book_ids=book_ids)
+    book_text = "" if book_ids is None else tokenizer.decode(book_ids.tolist())
+    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book)
+
+
+def load_base_reader(init_from: str, *, rt: Runtime, seed: int) -> LoadedModel:
+    """The model that `init_from` names (pretrained.load_base), ready for sampling, without a book; prints which it is.
+
+    seed: for that line only.
+    """
+    base = load_base(init_from)
+    tokenizer = from_description(base.tokenizer_description, init_from)
+    notice(f"{init_from}; {rt.describe()}; seed {seed}")
+    allowed = allowed_ids(base.corpus_ids, tokenizer.vocab_size)
+    reader = Reader(base.model.to(rt.device).eval(), allowed, rt.dtype)
+    missing_book = f"init_from={init_from} does not say which text that model was trained on"
+    return LoadedModel(init_from, reader, tokenizer, "", missing_book)

@@ -1,4 +1,4 @@
-"""Tokens as they come -> text as it may be shown: whole characters, up to a stop string."""
+"""Token ids as they are drawn -> text that may be shown: whole characters, never a part of a stop string."""
 
 import codecs
 from collections.abc import Sequence
@@ -7,40 +7,45 @@ from llm.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """The text of one sample, piece by piece. A piece that may be the beginning of a stop string is held back.
+    """The text of one sample, piece by piece; text that may become a stop string is held back.
 
-    stopped: whether a stop string has come; the text ends before it.
+    stopped: whether a stop string occurred; the text ends before it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         assert all(stop), "a stop string needs at least one character"
         self.tokenizer, self.stop, self.stopped = tokenizer, tuple(stop), False
-        self.characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a token may end within one
-        self.held = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a token may end within a character
+        self.pending = ""  # decoded, but perhaps the beginning of a stop string
 
     def feed(self, token: int) -> str:
-        """The text that is certain now that this token has come."""
-        return self._certain(self.characters.decode(self.tokenizer.decode_bytes([token])))
+        """Add a token; return the text that can be shown now."""
+        return self._showable(self.decoder.decode(self.tokenizer.decode_bytes([token])))
 
     def finish(self) -> str:
-        """The rest, after the last token: what was held back, and U+FFFD for a character that stayed incomplete."""
-        rest = self._certain(self.characters.decode(b"", final=True)) + self.held
-        self.held = ""
+        """The rest after the last token: the pending text, and U+FFFD for an incomplete character."""
+        rest = self._showable(self.decoder.decode(b"", final=True)) + self.pending
+        self.pending = ""
         return rest
 
-    def _certain(self, text: str) -> str:
+    def _showable(self, new_text: str) -> str:
+        """Add text; return what comes before the first stop string, or before what may become one."""
         if self.stopped:
             return ""
-        text = self.held + text
-        found = [at for at in map(text.find, self.stop) if at >= 0]
-        if found:
-            self.stopped, self.held = True, ""
-            return text[: min(found)]
-        keep = max((begun(text, stop) for stop in self.stop), default=0)
-        self.held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        text = self.pending + new_text
+        stop_starts = [start for start in map(text.find, self.stop) if start >= 0]
+        if stop_starts:
+            self.stopped, self.pending = True, ""
+            return text[: min(stop_starts)]
+        n_pending = max((overlap(text, stop) for stop in self.stop), default=0)
+        self.pending = text[len(text) - n_pending :]
+        return text[: len(text) - n_pending]
 
 
-def begun(text: str, stop: str) -> int:
-    """How many of the last characters of text are the beginning of a stop string, which is not in it."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest suffix of `text` that is a prefix of `stop`, but not all of it.
+
+    overlap("abc", "cd") == 1
+    """
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -1,6 +1,6 @@
-"""Answers requests that come together together: a thread that draws tokens for all running samples, again and again.
+"""Batches concurrent requests: one thread draws the next tokens of all running samples, step by step.
 
-A sample is the same whatever runs beside it (generate.py). Who waits, runs in the order of coming.
+A sample does not depend on those beside it (reading/generate.py). Waiting samples start in the order of arrival.
 """
 
 import collections
@@ -8,54 +8,58 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llm.reading.generate import Sample, Sampling, next_tokens
+from llm.reading.continuation import Continuation, step
+from llm.reading.generate import Sampling
 from llm.reading.reader import MAX_BATCH, Reader
-from llm.reading.stream import TextStream
 from llm.text.tokenizer import Tokenizer
 
 
-class Full(Exception):
-    """As many samples wait as may wait."""
+class QueueFull(Exception):
+    """More samples would wait than may."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # compared and hashed by identity
 class Job:
-    """One sample to draw. `deliver(text, finish_reason)` is called in the engine's thread with each piece of text; the
-    reason is None until the last call: "length", "stop", or "error", whose text is the message."""
+    """One sample to draw.
 
-    prompt: list[int]
+    deliver(text, finish_reason) is called in the engine's thread with each piece of text. The reason is None until the
+    last call: then "length", "stop", or "error", with a message for text.
+    """
+
+    prompt_ids: list[int]
     max_new_tokens: int
     sampling: Sampling
     seed: list[int]
     stop: list[str]
     deliver: Callable[[str, str | None], None]
-    cancelled: bool = False  # set by whoever asked: nobody waits for it any more
+    cancelled: bool = False  # set by whoever submitted it and needs it no longer
     n_tokens: int = 0  # drawn so far
 
 
 class Engine:
-    """Runs jobs. submit and close may be called from any thread."""
+    """Runs jobs in a thread of its own. submit and close may be called from any thread."""
 
-    def __init__(self, reader: Reader, tokenizer: Tokenizer, *, most_waiting: int):
-        self.reader, self.tokenizer, self.most_waiting = reader, tokenizer, most_waiting
+    def __init__(self, reader: Reader, tokenizer: Tokenizer, *, max_waiting: int):
+        self.reader, self.tokenizer, self.max_waiting = reader, tokenizer, max_waiting
         self.waiting: collections.deque[Job] = collections.deque()
-        self.running: list[tuple[Job, Sample, TextStream]] = []
-        self.changed, self.closing = threading.Condition(), False
+        self.running: list[tuple[Job, Continuation]] = []  # changed only by the engine's thread
+        self.closing = False
+        self.changed = threading.Condition()  # guards waiting and closing
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
 
     def submit(self, jobs: list[Job]) -> None:
-        """All of them wait their turn, or none: Full where more would wait than may."""
+        """Queue all of the jobs, or none: QueueFull if more than max_waiting would wait."""
         with self.changed:
             self.waiting = collections.deque(job for job in self.waiting if not job.cancelled)
-            free = MAX_BATCH - len(self.running) if not self.waiting else 0
-            if len(self.waiting) + len(jobs) > self.most_waiting + free:
-                raise Full
+            n_free = MAX_BATCH - len(self.running) if not self.waiting else 0  # jobs that start at once
+            if len(self.waiting) + len(jobs) > self.max_waiting + n_free:
+                raise QueueFull
             self.waiting += jobs
             self.changed.notify()
 
     def close(self) -> None:
-        """Finishes what runs and waits, and ends."""
+        """Finish all running and waiting jobs, and end the thread."""
         with self.changed:
             self.closing = True
             self.changed.notify()
@@ -68,45 +72,33 @@ class Engine:
                     self.changed.wait()
                 if not (self.waiting or self.running):
                     return
-                self.running = [run for run in self.running if not run[0].cancelled]
-                coming = [self.waiting.popleft() for _ in range(min(len(self.waiting), MAX_BATCH - len(self.running)))]
+                self.running = [(job, continuation) for job, continuation in self.running if not job.cancelled]
+                n_free = MAX_BATCH - len(self.running)
+                new_jobs = [self.waiting.popleft() for _ in range(min(len(self.waiting), n_free))]
             try:
-                for job in coming:
-                    sample = Sample(self.reader, job.prompt, job.sampling, job.seed)
-                    self.running.append((job, sample, TextStream(self.tokenizer, job.stop)))
+                self.running += [(job, self._continuation(job)) for job in new_jobs]
                 self._step()
-            except Exception as e:  # whatever it was, those who wait must hear of it, and the next ones be served
-                for job in {job for job, _, _ in self.running} | set(coming):
+            except Exception as e:  # whatever it was: tell those who wait for these jobs, and serve the next ones
+                for job in {job for job, _ in self.running} | set(new_jobs):
                     job.deliver(f"{type(e).__name__}: {e}", "error")
                 self.running = []
 
-    def _step(self) -> None:
-        """The next tokens of each running sample."""
-        going = []
-        for job, sample, stream in self.running:
-            if job.n_tokens < job.max_new_tokens:
-                going.append((job, sample, stream))
-            else:  # none were asked for
-                job.deliver("", "length")
-        self.running = going
-        drawn = next_tokens(self.reader, [sample for _, sample, _ in going])
-        done = [self._hand_over(run, tokens) for run, tokens in zip(going, drawn, strict=True)]
-        self.running = [run for run, is_done in zip(going, done, strict=True) if not is_done]
+    def _continuation(self, job: Job) -> Continuation:
+        return Continuation(
+            self.reader,
+            self.tokenizer,
+            job.prompt_ids,
+            max_new_tokens=job.max_new_tokens,
+            sampling=job.sampling,
+            seed=job.seed,
+            stop=job.stop,
+        )
 
-    def _hand_over(self, run: tuple[Job, Sample, TextStream], tokens: list[int]) -> bool:
-        """Delivers the text of new tokens; whether the job is done."""
-        job, _, stream = run
-        text, reason = "", None
-        for token in tokens:
-            if token == self.tokenizer.end_of_text:
-                text, reason = text + stream.finish(), "stop"
-            else:
-                job.n_tokens += 1
-                text += stream.feed(token)
-                reason = "stop" if stream.stopped else "length" if job.n_tokens == job.max_new_tokens else None
-                text += stream.finish() if reason == "length" else ""
-            if reason:
-                break
-        if text or reason:
-            job.deliver(text, reason)
-        return reason is not None
+    def _step(self) -> None:
+        """Draw the next tokens of all running jobs and deliver their text."""
+        new_texts = step(self.reader, [continuation for _, continuation in self.running])
+        for (job, continuation), new_text in zip(self.running, new_texts, strict=True):
+            job.n_tokens = len(continuation.tokens)
+            if new_text or continuation.finish_reason is not None:
+                job.deliver(new_text, continuation.finish_reason)
+        self.running = [(job, c) for job, c in self.running if c.finish_reason is None]

@@ -7,20 +7,17 @@ nanoGPT's load here:
     optimizer       AdamW's state dict                     iter_num       updates made
     best_val_loss   1e9 = none yet                         config         every setting of the run
 
-and ours: format, gelu (GPTConfig's), optimizers (the state dicts of others than AdamW), tokenizer (its description),
-corpus_ids (the ids that occur in the corpus; None = unknown), loop (where training goes on: see build.py; the text's
-sha256; the model that fine-tuning set out from), checksums (one per part, so that sampling reads and checks the weights
-alone). Where loop has a lora_rank, `model` holds what was learned on top of the base alone (lora.py).
+and ours: format, gelu (GPTConfig's), optimizers (the state dicts of optimizers other than AdamW), tokenizer (its
+description), corpus_ids (the ids that occur in the corpus; None = unknown), loop (the other fields of Progress) and
+checksums (one per part, so that sampling reads and checks only the weights). If loop has a lora_rank, `model` holds
+only what LoRA learned on top of the base model (network/lora.py).
 Files are read by torch's restricted loader: no code in them is ever run.
 """
 
-import copy
 import dataclasses
 import hashlib
 import math
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,53 +28,37 @@ from llm.model import GPT
 from llm.network.lora import adapters
 from llm.runtime import notice
 from llm.storage.archive import read_archive
+from llm.storage.progress import Progress
 
-FORMAT = 1
-PARTS = ("model", "optimizer", "optimizers")  # each with a checksum of its own; "rest" is everything else
+FORMAT = 2  # 1, until 2026-11-25: other names in loop
+PARTS = ("model", "optimizer", "optimizers")  # each has a checksum of its own; "rest" is everything else
 OURS = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}  # keys that nanoGPT lacks
-
-
-def is_count(x) -> bool:
-    """Whether x is a whole number from 0 on."""
-    return type(x) is int and 0 <= x < 2**63
+NANOGPTS = {"model", "model_args", "iter_num", "config"}  # keys that both have
 
 
 def is_number(x) -> bool:
-    """Whether x is a finite number."""
     return type(x) in (int, float) and abs(x) < math.inf
 
 
-# what the parts must be, for those who made a file may have had anything in mind
-KINDS = {
+def is_id_list(x) -> bool:
+    """Whether x is a list of token ids, ascending, none twice."""
+    return isinstance(x, list) and all(type(i) is int and 0 <= i < 2**63 for i in x) and sorted(set(x)) == x
+
+
+VALID = {  # what each part must be, whoever wrote the file; loop is checked by Progress
     "model": lambda x: isinstance(x, dict) and all(isinstance(k, str) and torch.is_tensor(x[k]) for k in x),
     "model_args": lambda x: isinstance(x, dict) and all(isinstance(k, str) and is_number(float(x[k])) for k in x),
-    "iter_num": is_count,
-    "best_val_loss": lambda x: is_number(float(x)),
     "config": lambda x: isinstance(x, dict),
     "optimizer": lambda x: isinstance(x, dict),
     "optimizers": lambda x: isinstance(x, list) and all(isinstance(state, dict) for state in x),
     "tokenizer": lambda x: isinstance(x, dict),
-    "corpus_ids": lambda x: x is None or (isinstance(x, list) and all(map(is_count, x)) and sorted(set(x)) == x),
-    "loop": lambda x: isinstance(x, dict) and all(holds(x[name]) for name, holds in LOOP.items() if name in x),
-}
-LOOP = {
-    "place": lambda x: isinstance(x, list) and all(map(is_count, x)),
-    "again": lambda x: isinstance(x, list) and all(map(is_count, x)),
-    "seconds": is_number,
-    "metrics_bytes": is_count,
-    "scaler": lambda x: isinstance(x, dict),
-    "stale": is_count,
-    "ended": lambda x: isinstance(x, str),
-    "text_sha256": lambda x: x is None or isinstance(x, str),
-    "skipped": is_count,
-    "base": lambda x: x is None or all(isinstance(x[k], str) for k in ("name", "path", "sha256")),
-    "lora_rank": is_count,
-    "before": lambda x: x is None or (isinstance(x, dict) and all(map(is_number, x.values()))),
+    "corpus_ids": lambda x: x is None or is_id_list(x),
+    "loop": lambda x: isinstance(x, dict) and all(isinstance(k, str) for k in x),
 }
 
 
 def digest(part) -> str:
-    """sha256 of nested plain data, tensors by their dtype, shape and bytes."""
+    """sha256 of nested plain data; of tensors the dtype, shape and bytes."""
     sha = hashlib.sha256()
 
     def feed(x):
@@ -100,108 +81,69 @@ def digest(part) -> str:
     return sha.hexdigest()
 
 
+def rest_of(checkpoint: dict) -> dict:
+    """The parts of a checkpoint that share one checksum."""
+    return {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
+
+
 def checksums(checkpoint: dict) -> dict[str, str]:
-    """One sha256 per part of a checkpoint, and one of the rest."""
-    rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
-    return {part: digest(checkpoint[part]) for part in PARTS if part in checkpoint} | {"rest": digest(rest)}
+    """One sha256 for each of PARTS, and one for the rest."""
+    parts = {part: digest(checkpoint[part]) for part in PARTS if part in checkpoint}
+    return parts | {"rest": digest(rest_of(checkpoint))}
 
 
 def size_of(part) -> int:
-    """About how many bytes nested plain data takes in a file: its tensors', each once."""
-    found, todo = {}, [part]
+    """Approximate size of nested plain data in a file, in bytes: each tensor storage once."""
+    sizes, todo = {}, [part]
     while todo:
         x = todo.pop()
         if isinstance(x, torch.Tensor):
-            found[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         elif isinstance(x, dict | list | tuple):
             todo += x.values() if isinstance(x, dict) else x
-    return sum(found.values())
+    return sum(sizes.values())
 
 
 def pack(
     *,
     model: GPT,
     optimizers: list[torch.optim.Optimizer],
-    iter_num: int,
-    best_val_loss: float,
+    progress: Progress,
     config: dict,
     tokenizer_description: dict,
     corpus_ids: list[int] | None,
-    loop: dict,
 ) -> dict:
-    """What a checkpoint holds; the tensors are the model's and the optimizers' own."""
+    """The content of a checkpoint. Its tensors are those of the model and the optimizers themselves, not copies."""
     model_args = dataclasses.asdict(model.config)
     return {
-        "gelu": model_args.pop("gelu"),  # nanoGPT takes no other model_args than its own
+        "gelu": model_args.pop("gelu"),  # nanoGPT accepts no other model_args than its own
         "model": adapters(model.state_dict()) or model.state_dict(),
-        "optimizer": optimizers[0].state_dict(),  # AdamW's, which is nanoGPT's
+        "optimizer": optimizers[0].state_dict(),  # AdamW's, as in nanoGPT
         "optimizers": [o.state_dict() for o in optimizers[1:]],
         "model_args": model_args,
-        "iter_num": iter_num,
-        "best_val_loss": best_val_loss,
+        "iter_num": progress.iter_num,
+        "best_val_loss": progress.best_val_loss,
         "config": config,
         "format": FORMAT,
         "tokenizer": tokenizer_description,
         "corpus_ids": corpus_ids,
-        "loop": loop,
+        "loop": progress.loop(),
     }
 
 
-def save(path: Path, **parts) -> None:
-    """Writes a checkpoint of these parts (see `pack`); `path` is a whole one at every instant. UserError if the disk
-    refuses."""
-    write(path, pack(**parts))
-
-
 def write(path: Path, content: dict) -> None:
-    """Writes what `pack` made, with its checksums; else as `save`."""
+    """Write what `pack` returned, with checksums; `path` is a whole file at every instant. UserError if it fails."""
     checkpoint = content | {"checksums": checksums(content)}
     try:
         with atomic_file(path, needed=size_of(checkpoint)) as f:
             torch.save(checkpoint, f)
-    except RuntimeError as e:  # what torch's writer makes of an error of the file's
+    except RuntimeError as e:  # torch's writer hides the file's own error in one of these
         cause = e.__context__ if isinstance(e.__context__, OSError) else None
         raise UserError(f"cannot write {path}: {cause.strerror if cause else str(e).splitlines()[0]}") from None
 
 
-class Saver:
-    """Writes checkpoints, and keeps those that the disk refused where they cannot be made again."""
-
-    TRIES, WAIT = 6, 10  # how often, and after how many seconds, the end is saved again
-
-    def __init__(self, before: Callable[[], None] | None):
-        """before: called before each; a UserError of its is one of the checkpoint's."""
-        self.before, self.refused = before, {}
-
-    def write(self, path: Path, content: dict, *, keep: bool) -> str:
-        """What went wrong; empty if it is written. keep: then keep it (a copy) for `again`."""
-        try:
-            self.before()
-            write(path, content)
-        except UserError as e:
-            if keep:
-                self.refused[path] = copy.deepcopy(content)
-            return str(e)
-        self.refused.pop(path, None)
-        return ""
-
-    def again(self) -> str:
-        """Writes what was kept; returns what went wrong."""
-        problems = [self.write(path, content, keep=False) for path, content in list(self.refused.items())]
-        return next(filter(None, problems), "")
-
-    def insist(self, save: Callable[[], str], problem: str) -> str:
-        """If there is a problem at the end of a run, waits for a minute for somebody to make room; returns the last."""
-        for _ in range(self.TRIES):
-            if problem:
-                notice(f"{problem}; make room, it is tried again in {self.WAIT} seconds")
-                time.sleep(self.WAIT)
-                problem = self.again() or save()
-        return problem
-
-
 def find(out_dir: str, checkpoint_name: str) -> Path:
-    """The path of a checkpoint that exists. UserError, with those that do, where it does not."""
+    """The path of a checkpoint that exists. UserError, with a list of those that do, if it does not."""
     folder, path = Path(out_dir), Path(out_dir) / checkpoint_name
     if path.is_file():
         return path
@@ -215,17 +157,17 @@ def find(out_dir: str, checkpoint_name: str) -> Path:
 
 
 def latest(out_dir: str) -> Path:
-    """The checkpoint that a run in out_dir goes on from: ckpt_last.pt where the run keeps one, else ckpt.pt."""
+    """The checkpoint that a run in out_dir resumes from: ckpt_last.pt if the run keeps one, else ckpt.pt."""
     return find(out_dir, "ckpt_last.pt" if (Path(out_dir) / "ckpt_last.pt").is_file() else "ckpt.pt")
 
 
 def resumable(out_dir: Path) -> bool:
-    """Whether there is a run in out_dir to go on with."""
+    """Whether out_dir holds a run that can be resumed."""
     return any((out_dir / name).is_file() for name in ("ckpt.pt", "ckpt_last.pt"))
 
 
 def make_out_dir(out_dir: Path) -> None:
-    """Creates out_dir. UserError where it cannot be written to."""
+    """Create out_dir. UserError if it cannot be written to."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / ".lock").touch()
@@ -234,8 +176,7 @@ def make_out_dir(out_dir: Path) -> None:
 
 
 def clear_out_dir(out_dir: Path, *, resumed: bool) -> None:
-    """Removes what a killed process left half-written. A new run puts the checkpoint of an earlier one aside, so that
-    it is neither lost nor resumed by mistake."""
+    """Remove what a killed process left half-written; a new run moves an earlier run's checkpoint aside."""
     remove_temporary_files(out_dir, "ckpt*.pt")
     if not resumed and (out_dir / "ckpt.pt").exists():
         os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
@@ -244,45 +185,63 @@ def clear_out_dir(out_dir: Path, *, resumed: bool) -> None:
 
 
 def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
-    """The checkpoint at `path`, its named parts checked against their checksums.
+    """The checkpoint at `path` and, under "progress", its Progress; `parts` are checked against their checksums.
 
-    mmap: map the file instead of reading it, so that parts that are not used are never read; not for tensors that will
-    be written to, nor while the file may be replaced (Windows refuses that). UserError for a file that is cut short,
-    damaged, of a newer format or no checkpoint.
+    mmap: map the file instead of reading it, so that parts that are not used are never read. Not for tensors that will
+    be written to, nor while the file may be replaced. UserError for a file that is cut short, damaged, of a newer
+    format, or no checkpoint.
     """
     checkpoint = read_archive(path, mmap=mmap)
     damaged = f"{path} is damaged or no checkpoint of llm or nanoGPT"
-    if not isinstance(checkpoint, dict) or not {"model", "model_args", "iter_num", "config"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= NANOGPTS:
         raise UserError(f"{damaged} (its keys are not a checkpoint's)")
     if ours := OURS & checkpoint.keys():  # nanoGPT's have none of them
-        version = checkpoint.get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm")
-        if ours != OURS or version != FORMAT:
+        check_format(checkpoint, path)
+        if ours != OURS:
             raise UserError(f"{damaged} (its keys are not a checkpoint's)")
-        rest = {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
-        for part in (*parts, "rest"):
-            actual = digest(rest if part == "rest" else checkpoint.get(part))
-            if not isinstance(checkpoint["checksums"], dict) or actual != checkpoint["checksums"].get(part):
-                raise UserError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
-    for name, holds in KINDS.items():
+        check_checksums(checkpoint, parts, path)
+    for name, is_valid in VALID.items():
         try:
-            as_expected = name not in checkpoint or holds(checkpoint[name])
+            valid = name not in checkpoint or is_valid(checkpoint[name])
         except (TypeError, ValueError, KeyError, OverflowError):  # what float() raises
-            as_expected = False
-        if not as_expected:
+            valid = False
+        if not valid:
             raise UserError(f"{damaged} (its part {name!r} is not what is expected)")
+    try:
+        checkpoint["progress"] = Progress.from_checkpoint(checkpoint)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise UserError(f"{damaged} (its state of training is not what is expected: {str(e)[:50]})") from None
     checkpoint["model"] = {
-        name.removeprefix("_orig_mod."): tensor  # what torch.compile put before nanoGPT's names
+        name.removeprefix("_orig_mod."): tensor  # torch.compile's prefix in nanoGPT's checkpoints
         for name, tensor in checkpoint["model"].items()
-        if not name.endswith((".attn.bias", ".attn.masked_bias"))  # old nanoGPT's causal mask, no weight
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))  # causal masks of old nanoGPTs, no weights
     }
     return checkpoint
 
 
+def check_format(checkpoint: dict, path: Path) -> None:
+    """UserError unless this version can read the checkpoint's format."""
+    version = checkpoint.get("format")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path} is damaged or no checkpoint of llm or nanoGPT (its keys are not a checkpoint's)")
+    if version > FORMAT:
+        raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm")
+
+
+def check_checksums(checkpoint: dict, parts: tuple[str, ...], path: Path) -> None:
+    """UserError unless the named parts, and the rest, have the checksums that the checkpoint states."""
+    expected = checkpoint["checksums"]
+    for part in (*parts, "rest"):
+        actual = digest(rest_of(checkpoint) if part == "rest" else checkpoint.get(part))
+        if not isinstance(expected, dict) or actual != expected.get(part):
+            raise UserError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+
+
 def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict, path: Path) -> None:
-    """Loads what the optimizers of a checkpoint from `read` had gathered; rates and the like stay as they are here.
-    UserError if they are other optimizers'."""
+    """Load the optimizers' states of a checkpoint from `read`; learning rates and the like stay as they are here.
+
+    UserError if they belong to other optimizers.
+    """
     states = [checkpoint.get("optimizer"), *checkpoint.get("optimizers", [])]
     try:
         for optimizer, state in zip(optimizers, states, strict=True):
@@ -291,8 +250,8 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict
             if groups != [len(group["params"]) for group in state["param_groups"]]:
                 raise ValueError("other groups of parameters")
             optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
-            for p, gathered in optimizer.state.items():
-                if any(torch.is_tensor(t) and t.dim() and t.shape != p.shape for t in gathered.values()):
+            for p, buffers in optimizer.state.items():
+                if any(torch.is_tensor(t) and t.dim() and t.shape != p.shape for t in buffers.values()):
                     raise ValueError(f"a state of other shapes than {tuple(p.shape)}")
     except (KeyError, ValueError, TypeError, AttributeError) as e:
         raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None

@@ -1,8 +1,8 @@
-"""GPT-2 in Hugging Face's layout: read into our model, written from it. Needs the extra hf (safetensors, and for names
-such as gpt2, huggingface_hub); transformers is not needed.
+"""Read and write GPT-2 models in Hugging Face's layout.
 
 A folder holds config.json and the weights in model.safetensors, or in several files that model.safetensors.index.json
-lists. Names are ours without "transformer.", and the matrices of the blocks are transposed (GPT-2's Conv1D).
+lists. The weights have our names without "transformer.", and the blocks' matrices are transposed (GPT-2's Conv1D).
+Needs the extra hf (safetensors and, to download gpt2 and the like, huggingface_hub), but not transformers.
 """
 
 import json
@@ -14,11 +14,12 @@ import torch
 from llm.configurator import UserError, is_a, require
 from llm.files import write_atomic
 from llm.model import GPT, GPTConfig, uninitialised
+from llm.text.tokenizer import MERGES, printable_tokens
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-GELUS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}  # config.json's names: GPTConfig's
-AS_GPT2 = {  # settings of theirs that other models have; absent means the same
+GELUS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}  # config.json's names -> GPTConfig's
+GPT2_SETTINGS = {  # settings in which other models differ from GPT-2; a missing one has this value
     "model_type": "gpt2",
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -30,21 +31,25 @@ TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "ml
 NO_WEIGHTS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")  # causal masks, and the tied table's copy
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# reading
+
+
 def download(name: str) -> Path:
-    """The folder of one of OpenAI's models, downloaded unless it was before."""
+    """The folder of one of OpenAI's models, downloaded unless it is in the hub's cache."""
     hub = require("huggingface_hub", "hf")
     try:
         return Path(hub.snapshot_download(HUB[name], allow_patterns=["config.json", WEIGHTS]))
-    except Exception as e:  # no network, no such host, a proxy's answer: httpx's, requests' and the hub's own errors
+    except Exception as e:  # no network, unknown host, a proxy's answer: httpx's, requests' and the hub's own errors
         raise UserError(
             f"{name} is not on this machine and cannot be downloaded ({type(e).__name__}); where there is a network, "
-            f"download config.json and {WEIGHTS} from https://huggingface.co/{HUB[name]} into a folder, bring it here, "
-            "and type --init_from=THAT_FOLDER"
+            f"download config.json and {WEIGHTS} from https://huggingface.co/{HUB[name]} into a folder, copy it to "
+            "this machine, and type --init_from=THAT_FOLDER"
         ) from None
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder says that it holds such a model."""
+    """Whether a folder is in Hugging Face's layout."""
     return (folder / "config.json").is_file()
 
 
@@ -53,122 +58,181 @@ def read_config(folder: Path) -> GPTConfig:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        different = [f"{k} = {config[k]!r}" for k, usual in AS_GPT2.items() if config.get(k, usual) != usual]
-        width, inner = config["n_embd"], config.get("n_inner")
-        different += [f"n_inner = {inner!r}"] if inner not in (None, 4 * width) else []
-        shape = GPTConfig(
-            n_layer=config["n_layer"],
-            n_head=config["n_head"],
-            n_embd=width,
-            block_size=config.get("n_positions", 1024),
-            bias=bool(config.get("llm_bias", True)),
-            vocab_size=config.get("vocab_size", 50257),
-            dropout=0.0,
-            gelu=GELUS.get(config.get("activation_function", "gelu_new"), ""),
-        )
-        sizes = (shape.n_layer, shape.n_head, width, shape.block_size, shape.vocab_size)
-        assert all(is_a(size, int) and 0 < size < 2**31 for size in sizes) and width % shape.n_head == 0
+        differences = differences_from_gpt2(config)
+        shape = shape_of(config)
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} does not describe a GPT-2 in Hugging Face's layout") from None
-    different += [f"activation_function = {config['activation_function']!r}"] if not shape.gelu else []
-    if different:
-        raise UserError(f"{path} describes another architecture than GPT-2's: {', '.join(map(str, different))[:200]}")
+    if differences:
+        raise UserError(f"{path} describes another architecture than GPT-2's: {', '.join(differences)[:200]}")
+    return shape
+
+
+def differences_from_gpt2(config: dict) -> list[str]:
+    """The settings of a config.json that our GPT cannot compute, as "name = value"."""
+    names = [name for name, expected in GPT2_SETTINGS.items() if config.get(name, expected) != expected]
+    if config.get("n_inner") not in (None, 4 * config["n_embd"]):
+        names.append("n_inner")
+    if config.get("activation_function", "gelu_new") not in GELUS:
+        names.append("activation_function")
+    return [f"{name} = {config[name]!r}" for name in names]
+
+
+def shape_of(config: dict) -> GPTConfig:
+    """The shape that the content of a config.json describes. ValueError if it is no model's."""
+    shape = GPTConfig(
+        n_layer=config["n_layer"],
+        n_head=config["n_head"],
+        n_embd=config["n_embd"],
+        block_size=config.get("n_positions", 1024),
+        bias=bool(config.get("llm_bias", True)),
+        vocab_size=config.get("vocab_size", 50257),
+        dropout=0.0,
+        gelu=GELUS.get(config.get("activation_function", "gelu_new"), ""),
+    )
+    sizes = (shape.n_layer, shape.n_head, shape.n_embd, shape.block_size, shape.vocab_size)
+    if not all(is_a(size, int) and 0 < size < 2**31 for size in sizes) or shape.n_embd % shape.n_head:
+        raise ValueError(f"no model has {shape}")
     return shape
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Those of a folder. UserError where they are missing, or pickles."""
+    """The safetensors files of a folder. UserError if there are none."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        assert names and all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
-        return [folder / name for name in names]
     except OSError:
-        pickled = (folder / "pytorch_model.bin").is_file()
-        why = ": pytorch_model.bin is a pickle, which is never read here" if pickled else ""
-        raise UserError(f"{folder} holds no {WEIGHTS}{why}; save the model as safetensors") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise UserError(f"{folder / INDEX} is damaged: expected the names of its safetensors files") from None
+        has_pickle = (folder / "pytorch_model.bin").is_file()
+        reason = ": pytorch_model.bin is a pickle, which is never read here" if has_pickle else ""
+        raise UserError(f"{folder} holds no {WEIGHTS}{reason}; save the model as safetensors") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        names = []
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        raise UserError(f"{folder / INDEX} is damaged: expected the names of its safetensors files")
+    return [folder / name for name in names]
 
 
 def load(folder: Path) -> GPT:
-    """The model of a folder, on the CPU, float32, dropout 0.
+    """The model in a folder, on the CPU, float32, dropout 0.
 
-    Goes tensor by tensor from the file into the model: the memory it takes is the model's. UserError for what is no
-    GPT-2, or damaged.
+    Copies one tensor at a time from the file into the model, so it takes little more memory than the model itself.
+    UserError for a model that is no GPT-2, or damaged.
     """
     safetensors = require("safetensors", "hf")
     shape = read_config(folder)
     files = weight_files(folder)
     try:
         readers = [safetensors.safe_open(path, framework="pt") for path in files]
-        found = {  # our name: where it is, and the name that it has there
+        stored = {  # our name without "transformer.": (reader, name in its file)
             name.removeprefix("transformer."): (reader, name)
             for reader in readers
             for name in reader.keys()  # noqa: SIM118 (a reader is no dict)
         }
-        if shape.n_layer > len(found):
-            raise UserError(f"the weights in {folder} do not fit its config.json: {shape.n_layer} layers")
-        model = uninitialised(shape).to_empty(device="cpu")
-        model.transformer.wte.weight = model.lm_head.weight
-        weights = {name.removeprefix("transformer."): p for name, p in model.state_dict().items()}
-        del weights["lm_head.weight"]
-        zeros = set() if shape.bias else {f"{name.removesuffix('weight')}bias" for name in weights}
-        strangers = [name for name in found if not (name in weights or name in zeros or NO_WEIGHTS.fullmatch(name))]
-        if missing := [name for name in weights if name not in found] or strangers:
-            raise UserError(f"the weights in {folder} do not fit its config.json: {missing[0]}")
-        for name, weight in weights.items():
-            reader, stored = found[name]
-            tensor = reader.get_tensor(stored)
-            tensor = tensor.T if name.endswith(TRANSPOSED) and tensor.dim() == 2 else tensor
-            if tensor.shape != weight.shape or not tensor.is_floating_point():
-                has, wanted = f"{tensor.dtype} {list(tensor.shape)}", list(weight.shape)
-                raise UserError(f"the weights in {folder} do not fit its config.json: {name} is {has}, not {wanted}")
-            weight.copy_(tensor)
+        return fill(shape, stored)
+    except Misfit as e:
+        raise UserError(f"the weights in {folder} do not fit its config.json: {e}") from None
     except OSError as e:
         raise UserError(f"cannot read the weights in {folder}: {e.strerror or e}") from None
     except (safetensors.SafetensorError, RuntimeError, ValueError) as e:
         raise UserError(f"the weights in {folder} are damaged ({str(e).splitlines()[0][:100]})") from None
+
+
+class Misfit(Exception):
+    """Stored weights do not have the names and shapes that config.json implies."""
+
+
+def fill(shape: GPTConfig, stored: dict[str, tuple]) -> GPT:
+    """A model of this shape with the stored weights: name -> (safetensors reader, name in its file)."""
+    if shape.n_layer > len(stored):  # before a model of absurd size is built
+        raise Misfit(f"{shape.n_layer} layers")
+    model = uninitialised(shape).to_empty(device="cpu")
+    model.transformer.wte.weight = model.lm_head.weight
+    weights = {name.removeprefix("transformer."): p for name, p in model.state_dict().items()}
+    del weights["lm_head.weight"]  # tied
+    check_stored_names(stored.keys(), weights.keys(), bias=shape.bias)
+    for name, weight in weights.items():
+        reader, stored_name = stored[name]
+        tensor = reader.get_tensor(stored_name)
+        if name.endswith(TRANSPOSED) and tensor.dim() == 2:
+            tensor = tensor.T
+        if tensor.shape != weight.shape or not tensor.is_floating_point():
+            raise Misfit(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {list(weight.shape)}")
+        weight.copy_(tensor)
     return model
 
 
+def check_stored_names(stored: set[str], expected: set[str], *, bias: bool) -> None:
+    """Misfit if an expected tensor is not stored, or an unknown one is; bias: whether the model has biases."""
+    ignored = set() if bias else {f"{name.removesuffix('weight')}bias" for name in expected}
+    missing = [name for name in expected if name not in stored]
+    unknown = [name for name in stored if not (name in expected or name in ignored or NO_WEIGHTS.fullmatch(name))]
+    if missing or unknown:
+        raise Misfit((missing or unknown)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# writing
+
+
 def save(model: GPT, folder: Path, *, end_of_text: int | None) -> None:
-    """Writes config.json, generation_config.json and model.safetensors into a folder that is there."""
+    """Write config.json, generation_config.json and model.safetensors into an existing folder."""
     safetensors_torch = require("safetensors.torch", "hf")
-    c = model.config
-    config = {
+    generation = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "do_sample": False}
+    write_atomic(folder / WEIGHTS, safetensors_torch.save(stored_weights(model), metadata={"format": "pt"}))
+    write_json(folder / "config.json", config_json(model.config, end_of_text))
+    write_json(folder / "generation_config.json", generation)
+
+
+def config_json(config: GPTConfig, end_of_text: int | None) -> dict:
+    """The content of config.json for a model of this shape."""
+    return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": {"tanh": "gelu_new", "none": "gelu"}[c.gelu],
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_embd": c.n_embd,
-        "n_positions": c.block_size,
-        "n_ctx": c.block_size,
-        "vocab_size": c.vocab_size,
+        "activation_function": {"tanh": "gelu_new", "none": "gelu"}[config.gelu],
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "vocab_size": config.vocab_size,
         "layer_norm_epsilon": 1e-5,
-        "attn_pdrop": c.dropout,
-        "embd_pdrop": c.dropout,
-        "resid_pdrop": c.dropout,
+        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
-        "llm_bias": c.bias,  # ours: whether the biases are weights; their architecture always has some, zeros else
+        "llm_bias": config.bias,  # ours: False if all biases are zeros that stand for none (GPT-2 always has biases)
     }
-    generation = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "do_sample": False}
+
+
+def stored_weights(model: GPT) -> dict[str, torch.Tensor]:
+    """The model's weights as Hugging Face stores them; biases that the model lacks are zeros."""
     weights = {}
     for name, tensor in model.state_dict().items():
-        if name != "lm_head.weight":  # tied
-            weights[name] = tensor.T.contiguous() if name.endswith(TRANSPOSED) else tensor.contiguous()
-    if not c.bias:
-        shapes = {name: w.size(1) if name.endswith(TRANSPOSED) else w.size(0) for name, w in weights.items()}
-        for name, size in shapes.items():
-            if ".wte" not in name and ".wpe" not in name:
-                weights[name.removesuffix("weight") + "bias"] = torch.zeros(size)
-    write_atomic(folder / WEIGHTS, safetensors_torch.save(weights, metadata={"format": "pt"}))
-    for name, content in (("config.json", config), ("generation_config.json", generation)):
-        write_atomic(folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        if name == "lm_head.weight":  # tied
+            continue
+        stored = (tensor.T if name.endswith(TRANSPOSED) else tensor).contiguous()
+        weights[name] = stored
+        if not model.config.bias and ".wte" not in name and ".wpe" not in name:
+            weights[name.removesuffix("weight") + "bias"] = torch.zeros(tensor.size(0))
+    return weights
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Write GPT-2's tokenizer as Hugging Face's AutoTokenizer reads it."""
+    merges = MERGES.read_text(encoding="utf-8")
+    vocabulary = {token: number for number, token in enumerate(printable_tokens(merges))}
+    end = "<|endoftext|>"
+    config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "add_bos_token": False}
+    config |= {"bos_token": end, "eos_token": end, "unk_token": end}
+    write_atomic(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
+    write_atomic(folder / "merges.txt", merges.encode())
+    write_json(folder / "tokenizer_config.json", config)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,7 +1,8 @@
-"""A model that is there already: ours, nanoGPT's or Hugging Face's. load_model is the one door to a trained one.
+"""Load trained models: checkpoints of ours and nanoGPT's, and GPT-2 in Hugging Face's layout.
 
-What fine-tuning by low rank (lora.py) saves is a difference to another model, its base, which is found again by the
-path that it had and known by its hash.
+`load_model` loads a checkpoint for sampling, recall and the server; `load_base` loads any model to fine-tune. A
+checkpoint trained with LoRA (network/lora.py) holds only a difference to its base model, which is looked up by its path
+and verified by its sha256.
 """
 
 import os
@@ -15,149 +16,189 @@ from llm.model import GPT, GPTConfig, uninitialised
 from llm.network import lora
 from llm.runtime import notice
 from llm.storage import checkpoint, huggingface
+from llm.storage.progress import Progress
 from llm.text import dataset, tokenizer
 
-NANOGPT_VOCABULARIES = (50257, 50304)  # sizes of a table that can only be GPT-2's encoding
+NANOGPT_VOCABULARIES = (50257, 50304)  # table sizes that only GPT-2's encoding has
 
 
 @dataclass(frozen=True)
-class Info:
-    """Where a model comes from."""
+class ModelInfo:
+    """What a checkpoint says about its model."""
 
     path: Path
-    iter_num: int
+    iter_num: int  # updates made
     dataset: str
-    corpus_ids: list[int] | None  # None = unknown
+    corpus_ids: list[int] | None  # ids that occur in the training text; None = unknown
     text_sha256: str | None  # of the training text's shards; None = unknown
-    config: dict
-    base: dict | None = None  # what fine-tuning set out from: name and sha256; None = from scratch, or unknown
+    config: dict  # all settings of the run
+    base: dict | None = None  # name, path and sha256 of the model it was fine-tuned from; None = from scratch, unknown
 
 
-def build_model(content: dict, path: Path, **changes) -> GPT:
-    """The GPT of a checkpoint from checkpoint.read, its weights the checkpoint's own memory; `changes` replace
-    model_args."""
-    try:
-        gelu = content.get("gelu", "none")  # nanoGPT's files don't say: it always computes the exact function
-        config = GPTConfig(**(content["model_args"] | {"gelu": gelu} | changes))
-        sizes = (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab_size)
-        if min(sizes) < 1 or config.n_embd % config.n_head or config.n_layer > len(content["model"]):
-            raise ValueError(f"no model has {config}")
-        weights = {name: tensor.float() for name, tensor in content["model"].items()}
-        if rank := content.get("loop", {}).get("lora_rank"):
-            origin = content["loop"]["base"]["sha256"]
-            base = load_base(base_of(content, path), block_size=config.block_size, sha256=origin)
-            base.model.set_dropout(config.dropout)
-            model = lora.attach(base.model, rank, base.new_ids(content.get("corpus_ids")))
-            if lora.adapters(model.state_dict()).keys() != weights.keys():
-                raise ValueError("they are no differences of low rank to its base")
-            model.load_state_dict(weights, strict=False)
-            return model
-        model = uninitialised(config)
-        model.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, KeyError, RuntimeError) as e:
-        raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
-    model.transformer.wte.weight = model.lm_head.weight  # assigning untied them
-    return model
+@dataclass(frozen=True)
+class Base:
+    """The model that a fine-tuning starts from."""
+
+    model: GPT  # on the CPU, float32
+    tokenizer_description: dict
+    corpus_ids: list[int] | None  # ids that occur in its training text; None = unknown, or all
+    origin: dict  # name (as typed), path (absolute; "" for a model of the Hugging Face hub), sha256 (of its weights)
+
+    def new_ids(self, ids: list[int] | None) -> list[int]:
+        """Those of `ids` that do not occur in the text the model was trained on; [] if that is unknown."""
+        return sorted({*ids} - {*self.corpus_ids}) if ids and self.corpus_ids else []
 
 
-def base_of(content: dict, path: Path) -> str:
-    """Where the base of a checkpoint of low rank is now. UserError where it is gone."""
-    base = content["loop"].get("base") or {"name": "unknown", "path": ""}
-    for place in (base["path"], base["name"]):
-        if place and Path(place).exists() or place in huggingface.HUB:
-            return place
-    raise UserError(
-        f"{path} holds what was learned on top of {base['name']}, which is not at {base['path'] or base['name']} any "
-        "more: put it there again"
+def load_model(
+    out_dir: str, checkpoint_name: str = "ckpt.pt", device: torch.device | str = "cpu"
+) -> tuple[GPT, tokenizer.Tokenizer, ModelInfo]:
+    """(model in evaluation mode, tokenizer, info) of a checkpoint of ours or nanoGPT's."""
+    path = checkpoint.find(out_dir, checkpoint_name)
+    content = checkpoint.read(path, parts=("model",), mmap=os.name != "nt")  # Windows cannot replace a mapped file
+    encoder = tokenizer.from_description(describe_tokenizer(content, path), path)
+    model, progress = build_model(content, path), content["progress"]
+    if progress.lora_rank:
+        model = lora.merge(model)
+    info = ModelInfo(
+        path=path,
+        iter_num=progress.iter_num,
+        dataset=str(content["config"].get("dataset")),
+        corpus_ids=content.get("corpus_ids"),
+        text_sha256=progress.text_sha256,
+        config=content["config"],
+        base=progress.base,
     )
+    check_vocabulary(encoder, model.config.vocab_size, info)
+    return model.to(device).eval(), encoder, info
+
+
+def check_vocabulary(encoder: tokenizer.Tokenizer, rows: int, info: ModelInfo) -> None:
+    """UserError unless the token table has a row for each id, and each id of the corpus is one of the tokenizer's."""
+    largest = max(info.corpus_ids or [0])
+    if encoder.vocab_size > rows or largest >= encoder.vocab_size:
+        raise UserError(
+            f"{info.path} is damaged: its tokenizer has {encoder.vocab_size} ids, its token table {rows} rows, and the "
+            f"largest id of its corpus is {largest}"
+        )
 
 
 def describe_tokenizer(content: dict, path: Path) -> dict:
-    """The tokenizer's description in the checkpoint; for nanoGPT's, which have none, that of its dataset or GPT-2's."""
+    """The tokenizer's description in a checkpoint from checkpoint.read.
+
+    nanoGPT's checkpoints have none: for them it is GPT-2's, or that of their dataset if it is prepared here.
+    """
     if "tokenizer" in content:
         return content["tokenizer"]
     vocab_size, name = content["model_args"]["vocab_size"], str(content["config"].get("dataset"))
     if vocab_size in NANOGPT_VOCABULARIES:
         return tokenizer.GPT2_DESCRIPTION
-    prepared = dataset.Dataset(name)  # one line says how to prepare it where it is not
+    prepared = dataset.Dataset(name)  # if it is not prepared, the error says how to do it
     if prepared.vocab_size != vocab_size:
         raise UserError(
-            f"{path} has a vocabulary of {vocab_size}, the dataset {name} prepared here has {prepared.vocab_size}: "
+            f"{path} has a vocabulary of {vocab_size}, but dataset {name} as prepared here has {prepared.vocab_size}: "
             f"prepare the text that it was trained on: {dataset.prepare_hint(name)}"
         )
-    notice(f"{path} does not say how its text was encoded: taken from the dataset {name}")
+    notice(f"{path} does not say how its text was encoded: using the tokenizer of dataset {name}")
     return prepared.tokenizer_description
 
 
-def load_model(
-    out_dir: str, checkpoint_name: str = "ckpt.pt", device: torch.device | str = "cpu"
-) -> tuple[GPT, tokenizer.Tokenizer, Info]:
-    """(model in evaluation mode, tokenizer, info) of a checkpoint of ours or nanoGPT's."""
-    path = checkpoint.find(out_dir, checkpoint_name)
-    content = checkpoint.read(path, parts=("model",), mmap=os.name != "nt")
-    encoder = tokenizer.from_description(describe_tokenizer(content, path), path)
-    model, loop = build_model(content, path), content.get("loop", {})
-    model = (lora.merge(model) if loop.get("lora_rank") else model).to(device).eval()
-    ids, rows = content.get("corpus_ids"), model.config.vocab_size
-    if max(encoder.vocab_size, *(ids or [0])) > rows or (ids and ids[-1] >= encoder.vocab_size):
-        raise UserError(f"{path}: its tokenizer has {encoder.vocab_size} ids, its table {rows} rows: they do not fit")
-    info = Info(
-        path=path,
-        iter_num=int(content["iter_num"]),
-        dataset=str(content["config"].get("dataset")),
-        corpus_ids=ids,
-        text_sha256=loop.get("text_sha256"),
-        config=content["config"],
-        base=loop.get("base"),
+def build_model(content: dict, path: Path, **changes) -> GPT:
+    """The GPT of a checkpoint from checkpoint.read, which shares the checkpoint's memory.
+
+    changes: values that replace those of model_args, such as dropout. With LoRA, the base model with the trained
+    differences attached. UserError if the weights do not have the shapes that model_args describes.
+    """
+    progress: Progress = content["progress"]
+    try:
+        config = model_config(content, changes)
+        weights = {name: tensor.float() for name, tensor in content["model"].items()}
+        if progress.lora_rank:
+            base = find_base(progress, config.block_size, path)
+            return with_adapters(base, weights, progress.lora_rank, content.get("corpus_ids"), config.dropout)
+        model = uninitialised(config)
+        model.load_state_dict(weights, assign=True)
+    except (TypeError, ValueError, KeyError, RuntimeError) as e:
+        raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
+    model.transformer.wte.weight = model.lm_head.weight  # assigning the weights untied them
+    return model
+
+
+def model_config(content: dict, changes: dict) -> GPTConfig:
+    """The shape of a checkpoint's model, with `changes`. ValueError or TypeError if no model can have it."""
+    gelu = content.get("gelu", "none")  # nanoGPT always computes the exact function, and stores no setting for it
+    config = GPTConfig(**(content["model_args"] | {"gelu": gelu} | changes))
+    sizes = (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab_size)
+    if min(sizes) < 1 or config.n_embd % config.n_head or config.n_layer > len(content["model"]):
+        raise ValueError(f"no model has {config}")
+    return config
+
+
+def with_adapters(
+    base: Base, weights: dict[str, torch.Tensor], rank: int, corpus_ids: list[int] | None, dropout: float
+) -> GPT:
+    """The base model with the differences that LoRA trained. ValueError if they belong to another model."""
+    base.model.set_dropout(dropout)
+    model = lora.attach(base.model, rank, base.new_ids(corpus_ids))
+    if lora.adapters(model.state_dict()).keys() != weights.keys():
+        raise ValueError("they are not LoRA weights for its base model")
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def find_base(progress: Progress, block_size: int, path: Path) -> Base:
+    """The base model of a LoRA checkpoint at `path`. UserError if it is gone or has changed."""
+    origin = progress.base
+    if origin is None:
+        raise ValueError("they are LoRA weights, and their base model is not named")
+    for source in (origin["path"], origin["name"]):
+        if (source and Path(source).exists()) or source in huggingface.HUB:
+            return load_base(source, block_size=block_size, sha256=origin["sha256"])
+    raise UserError(
+        f"{path} holds only LoRA weights for the base model {origin['name']}, which is no longer at "
+        f"{origin['path'] or origin['name']}: put it back there"
     )
-    return model, encoder, info
-
-
-@dataclass(frozen=True)
-class Base:
-    """A model to set out from."""
-
-    model: GPT  # on the CPU, float32
-    tokenizer_description: dict
-    corpus_ids: list[int] | None  # that occur in what it learned; None = unknown, or all
-    origin: dict  # name (as typed), path (in full; "" for a name on the hub), sha256 (of its weights)
-
-    def new_ids(self, ids: list[int] | None) -> list[int]:
-        """Of these, the tokens that it has not learned."""
-        return sorted({*ids} - {*self.corpus_ids}) if ids and self.corpus_ids else []
 
 
 def load_base(name: str, *, block_size: int | None = None, sha256: str | None = None) -> Base:
-    """The model that `init_from` names: GPT-2's sizes, a folder in Hugging Face's layout, an out_dir, or a ckpt.pt.
+    """The model that `init_from` names, on the CPU.
 
-    block_size: of its places, keep so many. sha256: what its weights must have. UserError for what is no such model,
-    and for one with fewer places.
+    name: gpt2 or another of OpenAI's sizes, a folder in Hugging Face's layout, an out_dir, or a checkpoint's file.
+    block_size: crop the context to so many tokens; None = keep all. sha256: the expected digest of the weights.
+    UserError if there is no such model, its weights have another digest, or its context is shorter than block_size.
     """
-    path, ids, description = Path(name), None, tokenizer.GPT2_DESCRIPTION
-    if huggingface.is_model(path) or name in huggingface.HUB:
-        path = path if huggingface.is_model(path) else huggingface.download(name)
+    path, corpus_ids, description = Path(name), None, tokenizer.GPT2_DESCRIPTION
+    on_hub = name in huggingface.HUB and not huggingface.is_model(path)
+    if on_hub or huggingface.is_model(path):
+        path = huggingface.download(name) if on_hub else path
         model = huggingface.load(path)
         if model.config.vocab_size not in NANOGPT_VOCABULARIES:
             raise UserError(f"{path} has a vocabulary of {model.config.vocab_size}: expected GPT-2's, of 50,257")
     elif path.is_file() or checkpoint.resumable(path):
-        folder, file = (path.parent, path.name) if path.is_file() else (path, "ckpt.pt")
-        model, encoder, info = load_model(str(folder), file)
-        ids, description = info.corpus_ids, encoder.description
+        folder, file_name = (path.parent, path.name) if path.is_file() else (path, "ckpt.pt")
+        model, encoder, info = load_model(str(folder), file_name)
+        corpus_ids, description = info.corpus_ids, encoder.description
     else:
-        here = sorted({str(p.parent) for p in Path().glob("*/ckpt.pt")})
-        have = f"; here are: {', '.join(here)}" if here else ""
-        raise UserError(
-            f"init_from={name}: no such model; expected {', '.join(huggingface.HUB)}, a folder with ckpt.pt or with "
-            f"config.json and {huggingface.WEIGHTS}, a file such as ckpt.pt, or a word that --help lists{have}"
-        )
-    found = checkpoint.digest(model.state_dict())
-    if sha256 not in (None, found):
-        raise UserError(f"{name} is not the model any more that this one was trained on top of (its sha256 differs)")
-    places = model.config.block_size
-    if block_size is not None and block_size > places:
-        raise UserError(f"block_size={block_size}, but {name} has {places} places; type --block_size={places} or less")
+        raise no_such_model(name)
+    digest = checkpoint.digest(model.state_dict())
+    if sha256 not in (None, digest):
+        raise UserError(f"{name} has changed since a model was trained on top of it (its sha256 differs): restore it")
     if block_size is not None:
+        n_positions = model.config.block_size
+        if block_size > n_positions:
+            raise UserError(
+                f"block_size={block_size}, but {name} has {n_positions} positions; type --block_size={n_positions} or "
+                "less"
+            )
         model = model.cropped(block_size)
-    on_the_hub = name in huggingface.HUB and not huggingface.is_model(Path(name))
-    origin = {"name": name, "path": "" if on_the_hub else str(path.resolve()), "sha256": found}
-    return Base(model, description, ids, origin)
+    origin = {"name": name, "path": "" if on_hub else str(path.resolve()), "sha256": digest}
+    return Base(model, description, corpus_ids, origin)
+
+
+def no_such_model(name: str) -> UserError:
+    """The error for an `init_from` that names no model: what it may be, and the models in the current folder."""
+    found = sorted({str(p.parent) for p in Path().glob("*/ckpt.pt")})
+    have = f"; here are: {', '.join(found)}" if found else ""
+    return UserError(
+        f"init_from={name}: no such model; expected {', '.join(huggingface.HUB)}, a folder with ckpt.pt or with "
+        f"config.json and {huggingface.WEIGHTS}, a file such as ckpt.pt, or a word that --help lists{have}"
+    )

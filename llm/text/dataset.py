@@ -1,12 +1,8 @@
-"""The bytes of a dataset: write shards (every prepare.py), read windows of them (train.py, recall.py).
+"""A dataset on disk: written by every prepare.py, read by train.py, recall.py and others.
 
-A dataset is a folder data/NAME/ with train.bin, perhaps val.bin, flat little-endian uint16 token ids exactly as
-nanoGPT's, and meta.json, which says what they are. A large corpus may come as train_00000.bin, train_00001.bin, ...,
-read as one sequence. Reading takes no more memory for a large corpus than for a small one.
-
-Training goes through epochs of shuffled windows. Epoch e cuts the text at a random offset into windows of T inputs and
-their T targets (the same, one token later), and covers what that grid leaves at both ends by overlapping windows:
-every token but the first is a target at least once an epoch, and no window wraps from the end to the beginning.
+A dataset is a folder data/NAME/ with train.bin, optionally val.bin, and meta.json, which describes them. The .bin files
+are shards: flat little-endian uint16 token ids, exactly as nanoGPT's. A large corpus may have several (train_00000.bin,
+train_00001.bin, ...), which are read as one sequence, with no more memory than a small one needs.
 """
 
 import hashlib
@@ -17,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import configurator
-from llm.configurator import PACKAGE, UserError
+from llm.configurator import PACKAGE, UserError, command, from_here
 from llm.files import write_atomic
-from llm.network.corpus_softmax import Corpus
 from llm.runtime import notice
 from llm.text.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
 
@@ -28,11 +22,12 @@ FORMAT = 1
 DATA = PACKAGE / "data"
 DTYPE = np.dtype("<u2")  # uint16: ids up to 65,535
 IN_MEMORY = 64 * 2**20  # bytes: a split up to this size is read once and kept
-VERIFIED = 2**30  # bytes: a shard up to this size is hashed before it is used
+MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
+BOOK_BLOCK_SIZE = 256  # tokens: block_size of the config files for books
 
 
 def data_folder(name: str) -> Path:
-    """llm/data/NAME, wherever the current folder is."""
+    """The folder of a dataset, llm/data/NAME; independent of the current folder."""
     return DATA / name
 
 
@@ -48,42 +43,31 @@ def write_dataset(
     val_fraction: float,
     source: dict,
     train_command: tuple[str, ...],
-    read: list[str] | None = None,
+    notes: list[str] | None = None,
 ) -> None:
-    """Writes train.bin, val.bin (the last val_fraction of the characters; 0 = none), meta.json, and prints a summary.
+    """Write train.bin, val.bin (the last val_fraction of the characters; 0 = none) and meta.json, and print a summary.
 
-    read: what to say first, of how the text was read.
+    notes: short phrases about how the text was read, printed first. train_command: arguments of train.py to suggest.
 
-    The text is one document and ends with the tokenizer's end-of-text id, where it has one. meta.json is written last:
-    until then, a reader finds that the files do not belong together. UserError if a part holds no text to learn.
+    The text is one document and ends with the tokenizer's end-of-text id, if there is one. meta.json is written last:
+    until then its checksums do not fit the shards. UserError if a part has fewer than 2 tokens.
     """
-    cut = int(len(text) * (1 - val_fraction)) if val_fraction else len(text)
-    parts = {"train": text[:cut], "val": text[cut:]} if val_fraction else {"train": text}
+    n_train = int(len(text) * (1 - val_fraction)) if val_fraction else len(text)
+    parts = {"train": text[:n_train], "val": text[n_train:]} if val_fraction else {"train": text}
     ids = {name: tokenizer.encode(part) for name, part in parts.items()}
-    for name, part in ids.items():
-        if len(part) < 2:
+    for name, part_ids in ids.items():
+        if len(part_ids) < 2:
             raise UserError(
-                f"the {name} part holds {len(part)} token(s) of the text's {len(text):,} characters: expected at least "
-                "2; use a longer text, or --val_fraction=0"
+                f"the {name} part holds {len(part_ids)} token(s) of the text's {len(text):,} characters: expected at "
+                "least 2; use a longer text, or --val_fraction=0"
             )
     if tokenizer.end_of_text is not None:
-        ids[list(ids)[-1]].append(tokenizer.end_of_text)
+        ids["val" if val_fraction else "train"].append(tokenizer.end_of_text)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.bin"):  # of an earlier preparation, such as a val.bin that is not wanted any more
-        stale.unlink()
-    shards = []
-    for name, part in ids.items():
-        data = np.array(part, dtype=DTYPE).tobytes()
-        write_atomic(folder / f"{name}.bin", data)
-        shards.append(
-            {
-                "file": f"{name}.bin",
-                "tokens": len(part),
-                "characters": len(parts[name]),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        )
+    for old_shard in folder.glob("*.bin"):  # an earlier preparation may have written a val.bin that is not wanted now
+        old_shard.unlink()
+    shards = [write_shard(folder / f"{name}.bin", ids[name], characters=len(parts[name])) for name in parts]
     meta = {
         "format": FORMAT,
         "tokenizer": tokenizer.description,
@@ -94,15 +78,30 @@ def write_dataset(
     meta["sha256"] = digest(meta)
     write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
-    print("; ".join(read or []) + "\n" * bool(read) + f"{len(text):,} characters")
-    for name, part in ids.items():
-        print(f"{name}: {len(part):,} tokens, {len(set(part)):,} of them distinct")
-    print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {configurator.from_here(folder)}")
-    if len(ids["train"]) <= 256:  # the book configs' block_size
-        fits = len(ids["train"]) - 1
-        print(f"this text is shorter than the usual context of 256 tokens, so train with one of {fits}")
+    if notes:
+        print("; ".join(notes))
+    print(f"{len(text):,} characters")
+    for name, part_ids in ids.items():
+        print(f"{name}: {len(part_ids):,} tokens, {len(set(part_ids)):,} of them distinct")
+    print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {from_here(folder)}")
+    print_next_command(train_command, n_tokens=len(ids["train"]))
+
+
+def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
+    """Write the ids to a file and return its entry in meta.json; characters: of their text."""
+    data = np.array(ids, dtype=DTYPE).tobytes()
+    write_atomic(path, data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"file": path.name, "tokens": len(ids), "characters": characters, "sha256": sha256}
+
+
+def print_next_command(train_command: tuple[str, ...], n_tokens: int) -> None:
+    """Print the command that trains on a text of n_tokens; a short text needs a smaller block_size."""
+    if n_tokens <= BOOK_BLOCK_SIZE:
+        fits = n_tokens - 1
+        print(f"this text is shorter than the usual context of {BOOK_BLOCK_SIZE} tokens, so train with one of {fits}")
         train_command = (*train_command, f"--block_size={fits}")
-    print(f"next: {configurator.command('train.py', *train_command)}")
+    print(f"next: {command('train.py', *train_command)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,96 +109,113 @@ def write_dataset(
 
 
 class Split:
-    """The tokens of one part ("train" or "val") of a dataset, as one sequence; len() is their number."""
+    """The token ids of one part ("train" or "val") of a dataset, as one sequence; len() is their number.
 
-    def __init__(self, folder: Path, shards: list[dict], vocab_size: int, ids: np.ndarray | None = None, lookup=None):
-        """shards: entries of meta.json. ids: the tokens themselves, where they are in no file.
+    Parts of up to IN_MEMORY bytes are read once and kept; of larger ones, only what is asked for is read.
+    """
 
-        lookup: (vocab_size,) int64, what to give in place of each id (corpus.Corpus.lookup); None = the id itself.
+    def __init__(
+        self,
+        files: list[tuple[Path, int]],
+        vocab_size: int,
+        *,
+        ids: np.ndarray | None = None,
+        characters: int = 0,
+        sha256: str | None = None,
+    ):
+        """files: (path, number of tokens) of each shard; ids: the tokens themselves if they are in no file.
+
+        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown.
         """
-        self.vocab_size, self.lookup = vocab_size, lookup
-        self.paths = [folder / shard["file"] for shard in shards]
-        self.ends = np.cumsum([shard["tokens"] for shard in shards])
-        self.characters = sum(shard.get("characters", 0) for shard in shards)  # 0 = unknown
-        self.sha256 = "+".join(shard["sha256"] for shard in shards) if "sha256" in shards[0] else None
-        self._all = ids
+        self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
+        self.paths = [path for path, _ in files]
+        self.ends = np.cumsum([n_tokens for _, n_tokens in files])
+        self._ids = ids
         if ids is None and len(self) * DTYPE.itemsize <= IN_MEMORY:
-            self._all = self.tokens(0, len(self))
+            self._ids = self.tokens(0, len(self))
+
+    @classmethod
+    def from_shards(cls, folder: Path, shards: list[dict], vocab_size: int) -> "Split":
+        """A split of files; shards: their entries in meta.json."""
+        return cls(
+            [(folder / shard["file"], shard["tokens"]) for shard in shards],
+            vocab_size,
+            characters=sum(shard.get("characters", 0) for shard in shards),
+            sha256="+".join(shard["sha256"] for shard in shards) if "sha256" in shards[0] else None,
+        )
 
     @classmethod
     def in_memory(cls, ids: list[int], vocab_size: int) -> "Split":
         """A split of ids that are in no file."""
-        return cls(Path(), [{"file": "", "tokens": len(ids)}], vocab_size, np.array(ids, dtype=np.int64))
+        return cls([], vocab_size, ids=np.array(ids, dtype=np.int64))
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.ends[-1]) if self._ids is None else len(self._ids)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Ids start..stop-1 as int64, read across shards. UserError for an id that the vocabulary lacks."""
-        if self._all is not None:
-            return self._all[start:stop]
+        if self._ids is not None:
+            return self._ids[start:stop]
         pieces = []
-        for path, end, tokens in zip(self.paths, self.ends, np.diff(self.ends, prepend=0), strict=True):
-            first = max(start, end - tokens)
-            if first < min(stop, end):  # opened anew each time: a memory map that stays open grows with what was read
-                at = int(first - (end - tokens))
-                pieces.append(np.fromfile(path, DTYPE, count=int(min(stop, end) - first), offset=at * DTYPE.itemsize))
+        for path, end, n_tokens in zip(self.paths, self.ends, np.diff(self.ends, prepend=0), strict=True):
+            first = max(start, end - n_tokens)
+            if first < min(stop, end):  # a memory map that stays open would grow with all that was read
+                offset = int(first - (end - n_tokens)) * DTYPE.itemsize
+                pieces.append(np.fromfile(path, DTYPE, count=int(min(stop, end) - first), offset=offset))
         ids = np.concatenate(pieces).astype(np.int64)
         if ids.max(initial=0) >= self.vocab_size:
             raise UserError(
                 f"{self.paths[0].parent}: id {ids.max()} near token {start:,} is beyond the vocabulary of "
                 f"{self.vocab_size}; prepare the dataset anew"
             )
-        return ids if self.lookup is None else self.lookup[ids]
+        return ids
 
     def windows(self, starts: np.ndarray, length: int) -> torch.Tensor:
-        """(len(starts), length) int64: the tokens from each start on."""
+        """(len(starts), length) int64: `length` token ids from each start on."""
         return torch.from_numpy(np.stack([self.tokens(int(s), int(s) + length) for s in starts]))
 
 
 class Dataset:
-    """A prepared dataset: train, val (None where nothing was held out), tokenizer description and corpus ids."""
+    """A prepared dataset: train, val (None if nothing was held out), tokenizer and corpus_ids."""
 
-    def __init__(self, name: str, *, corpus_rows: bool = False, verify: bool = False):
-        """corpus_rows: tokens are rows of the compact table (corpus.py), not ids, if meta.json says which occur.
-
-        verify: hash shards of any size.
-        """
+    def __init__(self, name: str):
+        """UserError if data/NAME/ is not prepared, or damaged."""
         self.name, self.folder = name, data_folder(name)
         meta = read_meta(self.folder)
         self.tokenizer_description: dict = meta["tokenizer"]
-        self.ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
-        self.encoder = from_description(self.tokenizer_description, self.folder / "meta.json")
+        self.corpus_ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
+        self.tokenizer = from_description(self.tokenizer_description, self.folder / "meta.json")
         # GPT-2's 50,257 are rounded up to a multiple of 64: nanoGPT's table
-        self.vocab_size = 50304 if self.encoder.end_of_text else self.encoder.vocab_size
-        if self.ids and self.ids[-1] >= self.encoder.vocab_size:
+        self.vocab_size = self.tokenizer.vocab_size if self.tokenizer.by_characters else 50304
+        if self.corpus_ids and self.corpus_ids[-1] >= self.tokenizer.vocab_size:
             raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
-        splits = {"train": [], "val": []}
+        shards = {"train": [], "val": []}
         for shard in meta["shards"]:
-            check_shard(self.folder / shard["file"], shard, verify=verify)
-            splits["val" if shard["file"].startswith("val") else "train"].append(shard)
-        self.corpus = Corpus(tuple(self.ids), self.vocab_size) if corpus_rows and self.ids else None
-        options = dict(vocab_size=self.vocab_size, lookup=self.corpus.lookup() if self.corpus else None)
-        self.train = Split(self.folder, splits["train"], **options)
-        self.val = Split(self.folder, splits["val"], **options) if splits["val"] else None
+            check_shard(self.folder / shard["file"], shard)
+            shards["val" if shard["file"].startswith("val") else "train"].append(shard)
+        self.train = Split.from_shards(self.folder, shards["train"], self.vocab_size)
+        self.val = Split.from_shards(self.folder, shards["val"], self.vocab_size) if shards["val"] else None
 
 
 def prepare_hint(name: str) -> str:
-    """What to type to get dataset `name`."""
+    """The command that prepares dataset `name`."""
     if (data_folder(name) / "prepare.py").exists():
-        return configurator.command(f"data/{name}/prepare.py")
-    return configurator.command("data/book/prepare.py", "--input=YOUR_TEXT.txt", f"--dataset={name}")
+        return command(f"data/{name}/prepare.py")
+    return command("data/book/prepare.py", "--input=YOUR_TEXT.txt", f"--dataset={name}")
 
 
 def read_meta(folder: Path) -> dict:
-    """The folder's meta.json; for nanoGPT's GPT-2-encoded datasets, which have none, what it would say."""
+    """The contents of meta.json; nanoGPT's GPT-2-encoded datasets have none and get an equivalent dict.
+
+    UserError if the dataset is not prepared, or meta.json is damaged or of a newer format.
+    """
     name, path = folder.name, folder / "meta.json"
     if not path.exists():
         files = sorted(folder.glob("train*.bin")) + sorted(folder.glob("val*.bin"))
         if not files or not files[0].name.startswith("train"):
             prepared = sorted(p.parent.name for p in DATA.glob("*/meta.json"))
-            have = f"prepared: {', '.join(prepared)}" if prepared else "none is prepared yet"
-            raise UserError(f"dataset {name} is not prepared in {folder} ({have}); type: {prepare_hint(name)}")
+            listed = f"prepared: {', '.join(prepared)}" if prepared else "none is prepared yet"
+            raise UserError(f"dataset {name} is not prepared in {folder} ({listed}); type: {prepare_hint(name)}")
         if (folder / "meta.pkl").exists():
             raise UserError(
                 f"{folder} holds nanoGPT's meta.pkl, a pickle, which is never read here, and no meta.json; "
@@ -211,11 +227,13 @@ def read_meta(folder: Path) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["format"]
-        assert type(version) is int and (version > FORMAT or is_meta(meta))
-        assert meta.pop("sha256", None) in (None, digest(meta))  # the first datasets have none
+        if type(version) is not int or not (version > FORMAT or is_meta(meta)):
+            raise ValueError
+        if meta.pop("sha256", None) not in (None, digest(meta)):  # the first versions wrote none
+            raise ValueError
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged; prepare the dataset anew: {prepare_hint(name)}") from None
     if version > FORMAT:
         raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm, or prepare it anew")
@@ -223,12 +241,12 @@ def read_meta(folder: Path) -> dict:
 
 
 def digest(meta: dict) -> str:
-    """sha256 of what meta.json says."""
+    """sha256 of the contents of meta.json."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def is_meta(meta: dict) -> bool:
-    """Whether meta.json says what the reader needs, whatever made it: files of this folder, sizes, ids."""
+    """Whether meta.json has all that is read from it, with valid values; files must be in the dataset's own folder."""
     ids, shards = meta["ids"], meta["shards"]
     files = [shard["file"] for shard in shards]
     return (
@@ -236,29 +254,25 @@ def is_meta(meta: dict) -> bool:
         and all(re.fullmatch(r"(train|val)(_\d+)?\.bin", file) for file in files)
         and len(set(files)) == len(files)
         and any(file.startswith("train") for file in files)
-        and all(type(n) is int and 0 < n < 2**48 for shard in shards for n in (shard["tokens"],))
+        and all(type(shard["tokens"]) is int and 0 < shard["tokens"] < 2**48 for shard in shards)
         and all(type(shard.get("characters", 0)) is int and shard.get("characters", 0) >= 0 for shard in shards)
         and all(isinstance(shard.get("sha256", ""), str) for shard in shards)
-        and len({"sha256" in shard for shard in shards}) == 1
+        and len({"sha256" in shard for shard in shards}) == 1  # all have one, or none
         and (ids is None or (all(type(i) is int and 0 <= i < 2**16 for i in ids) and sorted(set(ids)) == ids))
     )
 
 
-def check_shard(path: Path, shard: dict, *, verify: bool) -> None:
-    """UserError unless the file has the size and, up to 1 GiB or to verify, the sha256 that meta.json states."""
-    again = f"prepare the dataset anew: {prepare_hint(path.parent.name)}"
+def check_shard(path: Path, shard: dict) -> None:
+    """UserError unless a file has the size and (up to MAX_HASHED bytes) sha256 of its entry."""
+    remedy = f"prepare the dataset anew: {prepare_hint(path.parent.name)}"
     try:
         size = path.stat().st_size
     except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}; {again}") from None
+        raise UserError(f"cannot read {path}: {e.strerror}; {remedy}") from None
     if size != shard["tokens"] * DTYPE.itemsize:
         expected = f"{shard['tokens'] * DTYPE.itemsize:,} ({shard['tokens']:,} tokens)"
-        raise UserError(f"{path} has {size:,} bytes, expected {expected}; {again}")
-    if "sha256" in shard and (verify or size <= VERIFIED):
+        raise UserError(f"{path} has {size:,} bytes, expected {expected}; {remedy}")
+    if "sha256" in shard and size <= MAX_HASHED:
         with open(path, "rb") as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != shard["sha256"]:
-                raise UserError(f"{path} was changed or damaged (its sha256 is not the one in meta.json); {again}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the order of training
+                raise UserError(f"{path} was changed or damaged (its sha256 is not the one in meta.json); {remedy}")

@@ -1,4 +1,4 @@
-"""Fetch a text over HTTP: all of it or nothing, within a time limit, and only if it is a plain text."""
+"""Download a text: completely or not at all, within a time limit, and only if it is plain text."""
 
 import queue
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from llm.configurator import UserError
 from llm.files import write_atomic
 
-PROBLEMS = {  # of a download, by the exception's name; what requests itself says is long and full of object names
+PROBLEMS = {  # by an exception's class name; the messages of requests are long and contain names of objects
     "Timeout": "no answer in time",
     "SSLError": "the secure connection failed",
     "ProxyError": "the proxy let nothing through",
@@ -20,29 +20,32 @@ PROBLEMS = {  # of a download, by the exception's name; what requests itself say
 
 
 def obtain(folder: Path, url: str, given: str | None, *, instead: str, **checks) -> tuple[Path, str | None]:
-    """(file to read, its url if it was downloaded now): the given file, else folder/input.txt, else a download to it.
+    """(path, url) of the text to read; url is None unless it was downloaded now.
 
-    `instead` is the command that a user without a network can type, `checks` are those of `download`.
+    It is the given file, else folder/input.txt, which is downloaded if it is missing. instead: a command that needs no
+    network, for the error message. checks: keyword arguments of `download`.
     """
-    kept = folder / "input.txt"
-    if given is not None or kept.exists():
-        return (kept if given is None else Path(given)), None
-    download(url, kept, by_hand=f"put the text into {kept} by hand, or do without a download: {instead}", **checks)
-    return kept, url
+    if given is not None:
+        return Path(given), None
+    path = folder / "input.txt"
+    if path.exists():
+        return path, None
+    download(url, path, by_hand=f"put the text into {path} by hand, or do without a download: {instead}", **checks)
+    return path, url
 
 
 def download(
     url: str, path: Path, *, min_bytes: int, max_bytes: int, must_contain: str, by_hand: str, timeout: float = 12
 ) -> None:
-    """Writes the text at `url` to `path`, all of it or nothing. UserError, which ends with `by_hand`, if it cannot.
+    """Download the text at `url` to `path`, completely or not at all. UserError if it fails; it ends with `by_hand`.
 
-    `timeout` is for the whole of it, in seconds. `must_contain` is compared without regard to case.
+    timeout: seconds for the whole download. must_contain: words that the text has, ignoring case.
     """
-    # The timeouts of requests hold for one packet each, and not at all for looking up a host's name, so a server that
-    # drips would keep us for hours: a daemon thread does the waiting, and is left behind at the deadline.
+    # requests limits the time of each packet but not of the whole download, and not of the host name's look-up, so a
+    # slow server could block for hours. A daemon thread downloads, and is abandoned after the timeout.
     answers: queue.SimpleQueue[bytes | UserError] = queue.SimpleQueue()
 
-    def work() -> None:
+    def fetch() -> None:
         try:
             import requests
 
@@ -51,10 +54,10 @@ def download(
         except UserError as e:
             answers.put(e)
         except Exception as e:
-            kinds = [kind.__name__ for kind in type(e).__mro__]
-            answers.put(UserError(next((words for kind, words in PROBLEMS.items() if kind in kinds), kinds[0])))
+            classes = [cls.__name__ for cls in type(e).__mro__]
+            answers.put(UserError(next((words for name, words in PROBLEMS.items() if name in classes), classes[0])))
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=fetch, daemon=True).start()
     try:
         answer = answers.get(timeout=timeout)
     except queue.Empty:
@@ -66,7 +69,7 @@ def download(
 
 
 def checked_body(response, min_bytes: int, max_bytes: int, must_contain: str) -> bytes:
-    """Body of a response, in memory until all of it is checked. UserError, the bare reason, if it is not the text."""
+    """The body of a response. UserError with the reason alone if it is not the expected text."""
     if response.status_code != 200:
         raise UserError(f"the server answered {response.status_code} {response.reason}")
     kind = response.headers.get("Content-Type", "text/plain").split(";")[0].strip().lower()

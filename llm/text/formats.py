@@ -6,10 +6,9 @@ from pathlib import Path
 
 from llm.configurator import UserError
 
-Cleaned = tuple[str, list[str]]  # a text, and notes: short phrases that say what was done to it
+Cleaned = tuple[str, list[str]]  # a text, and notes: short phrases that name what was changed
 
-
-BINARY = {  # what people take for a text, by its first bytes
+MAGIC = {  # the first bytes of files that people mistake for plain text
     "a PDF": b"%PDF-",
     "an EPUB, a Word or another packed document": b"PK\x03\x04",
     "an old Word document": b"\xd0\xcf\x11\xe0",
@@ -19,28 +18,29 @@ BINARY = {  # what people take for a text, by its first bytes
 
 
 def read_text(path: Path | str) -> Cleaned:
-    r"""Text of a file, its lines ended by \n, and notes. UserError for what is no readable text."""
+    r"""The text of a file with \n as line end, and notes. UserError if it is not readable as text."""
     path, notes = Path(path), []
     try:
         data = path.read_bytes()
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
         raise UserError(f"{path} cannot be read ({getattr(e, 'strerror', e)}): expected a text file") from None
-    for name, begins in BINARY.items():
-        if data.startswith(begins):
-            raise UserError(f"{path} is {name}: expected a plain text file; save it as one first")
+    for kind, first_bytes in MAGIC.items():
+        if data.startswith(first_bytes):
+            raise UserError(f"{path} is {kind}: expected a plain text file; save it as one first")
     try:
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8")
     except UnicodeDecodeError as e:
-        # Windows-1252 is latin-1 with curly quotes and dashes where latin-1 has control characters
-        name = "windows-1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
-        text = data.decode(name, errors="replace")
-        notes.append(f"read as {name}: byte 0x{data[e.start]:02x} at position {e.start} is not {e.encoding.upper()}")
+        # windows-1252 is latin-1 with curly quotes and dashes in place of control characters
+        encoding = "windows-1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+        text = data.decode(encoding, errors="replace")
+        byte = f"byte 0x{data[e.start]:02x} at position {e.start}"
+        notes.append(f"read as {encoding}: {byte} is not {e.encoding.upper()}")
     if text.startswith("\ufeff"):
         text = text[1:]
         notes.append("UTF-8 BOM removed")
-    for name, end in (("CRLF", "\r\n"), ("CR", "\r")):
-        if end in text:
-            text = text.replace(end, "\n")
+    for name, line_end in (("CRLF", "\r\n"), ("CR", "\r")):
+        if line_end in text:
+            text = text.replace(line_end, "\n")
             notes.append(f"{name} line ends converted")
     if "\0" in text:
         raise UserError(f"{path} is not text (it contains NUL bytes): expected a plain text file, best in UTF-8")
@@ -50,5 +50,6 @@ def read_text(path: Path | str) -> Cleaned:
 
 
 def source_of(path: Path, url: str | None = None) -> dict:
-    """What meta.json says about where a text came from; `url` only if this run downloaded it."""
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} | ({"url": url} if url else {})
+    """The entry "source" of meta.json: where a text comes from; url: only if this run downloaded it."""
+    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return source | {"url": url} if url else source

@@ -3,9 +3,10 @@
     >>> gpt2().encode("Then the little prince said")
     [6423, 262, 1310, 19716, 531]
 
-Both kinds have encode, decode, decode_bytes, vocab_size, end_of_text and `description`: the plain data that goes into
-meta.json and the checkpoint, from which `from_description` makes the same tokenizer again. Nothing is ever downloaded.
-What this file does not do: special tokens. `<|endoftext|>` inside a book is plain text; only dataset.py appends the id.
+Both classes have encode, decode, decode_bytes, vocab_size, by_characters, end_of_text (None = no such token) and
+description, the plain data in meta.json and in checkpoints from which `from_description` makes the same tokenizer.
+Nothing is downloaded. There are no special tokens: `<|endoftext|>` inside a book is plain text, and only dataset.py
+appends the id.
 """
 
 import functools
@@ -17,26 +18,25 @@ import tiktoken
 from llm.configurator import UserError
 
 MERGES = Path(__file__).parent / "vocab.bpe"
-MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # the hash that tiktoken pins, too
-# how GPT-2 cuts a text into words before merging (openai/gpt-2, src/encoder.py; tiktoken's equivalent, faster form)
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # tiktoken expects the same hash
+# splits a text into words before merging (openai/gpt-2, src/encoder.py; this is tiktoken's equivalent, faster form)
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 END_OF_TEXT = 50256
 GPT2_DESCRIPTION = {"kind": "gpt2", "merges_sha256": MERGES_SHA256}
 
 
 def characters_of_bytes() -> dict[str, int]:
-    """The printable character that stands for each byte in a merges file, in the order of their ids."""
+    """Character in a merges file -> the byte that it stands for; 256 entries in the order of GPT-2's ids.
+
+    A printable Latin-1 byte stands for itself; the others are chr(256), chr(257), ... in the order of their values.
+    """
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def merge_ranks(merges: str) -> dict[bytes, int]:
-    """Token bytes -> id for a merges file: 256 single bytes first, then each merge in the order it was learned.
-
-    The file writes bytes as printable characters: a printable Latin-1 byte as itself, the others as chr(256), chr(257),
-    ... in the order of their values; GPT-2 numbers the bytes in that same order, the printable ones first.
-    """
+    """Token bytes -> id: the 256 single bytes first, then the merges in the file's order."""
     byte_of = characters_of_bytes()
     ranks = {bytes([b]): rank for rank, b in enumerate(byte_of.values())}
     for line in merges.splitlines()[1:]:  # the first line names the version
@@ -46,7 +46,7 @@ def merge_ranks(merges: str) -> dict[bytes, int]:
 
 
 def printable_tokens(merges: str) -> list[str]:
-    """The tokens as the merges file writes them, in the order of their ids; the last one ends a document."""
+    """All tokens in the spelling of the merges file, in the order of their ids; the last one ends a document."""
     return [
         *characters_of_bytes(),
         *(line.replace(" ", "") for line in merges.splitlines()[1:] if line),
@@ -57,6 +57,7 @@ def printable_tokens(merges: str) -> list[str]:
 class GPT2:
     """GPT-2's encoding: 50,257 ids, the last of which ends a document."""
 
+    by_characters = False
     vocab_size = END_OF_TEXT + 1
     end_of_text: int | None = END_OF_TEXT
     description = GPT2_DESCRIPTION
@@ -74,11 +75,11 @@ class GPT2:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text of any length. Round trip: decode(encode(text)) == text, but for lone surrogates (U+FFFD)."""
+        """Ids of a text of any length. decode(encode(text)) == text, except that lone surrogates become U+FFFD."""
         return self._encoding.encode_ordinary(text)
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        """UTF-8 bytes of the ids; one id may be a part of a character only."""
+        """UTF-8 bytes of the ids; one id may be only a part of a character."""
         return self._encoding.decode_bytes(ids)
 
     def decode(self, ids: list[int]) -> str:
@@ -89,6 +90,7 @@ class GPT2:
 class Characters:
     """One id per distinct character of a corpus, in code point order (nanoGPT's character-level datasets)."""
 
+    by_characters = True
     end_of_text: int | None = None
 
     def __init__(self, characters: str):
@@ -98,14 +100,14 @@ class Characters:
         self._id_of = {c: i for i, c in enumerate(characters)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. UserError for a character that the corpus lacks, with its place."""
+        """Ids of a text. UserError for a character that the corpus lacks, with its position."""
         try:
             return [self._id_of[c] for c in text]
         except KeyError as e:
-            c, at = e.args[0], text.index(e.args[0])
+            unknown = e.args[0]
             raise UserError(
-                f"the character {c!r} at position {at} does not occur in the corpus that this model was trained on; "
-                f"it knows these {self.vocab_size}: {self.characters!r}"
+                f"the character {unknown!r} at position {text.index(unknown)} does not occur in the corpus that this "
+                f"model was trained on; it knows these {self.vocab_size}: {self.characters!r}"
             ) from None
 
     def decode(self, ids: list[int]) -> str:
@@ -114,7 +116,8 @@ class Characters:
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """UTF-8 bytes of the ids."""
-        return self.decode(ids).encode("utf-8", errors="replace")  # a file's description may hold half a character
+        # "replace": a checkpoint may name a lone surrogate as a character
+        return self.decode(ids).encode("utf-8", errors="replace")
 
 
 Tokenizer = GPT2 | Characters
@@ -122,7 +125,7 @@ Tokenizer = GPT2 | Characters
 
 @functools.cache
 def gpt2() -> GPT2:
-    """GPT-2's tokenizer; made once a process (it takes about a tenth of a second)."""
+    """GPT-2's tokenizer, created once per process (about 0.1 s)."""
     return GPT2()
 
 
@@ -132,7 +135,7 @@ def characters(text: str) -> Characters:
 
 
 def from_description(description: dict, where: Path | str) -> Tokenizer:
-    """The tokenizer that a meta.json or a checkpoint describes, `where`. UserError for a kind that is not known."""
+    """The tokenizer described in the file `where`, a meta.json or a checkpoint. UserError for an unknown kind."""
     if description == GPT2_DESCRIPTION:
         return gpt2()
     if description.get("kind") == "characters" and isinstance(description.get("characters"), str):

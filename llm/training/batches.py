@@ -1,17 +1,26 @@
-"""The order of training."""
+"""The order of training: epochs of shuffled windows, resumed exactly and shared by ranks.
+
+Epoch e cuts the text at a random offset into windows of T inputs and their T targets (the same, one token later). What
+the grid leaves at both ends is covered by overlapping windows: every token but the first is a target at least once an
+epoch, and no window wraps from the end to the beginning.
+
+Replay: windows around tokens that the model got wrong are repeated in later batches.
+"""
 
 import numpy as np
 import torch
 
 from llm.configurator import UserError
 from llm.runtime import seed_for
+from llm.storage.progress import Progress
 from llm.text.dataset import Split
 
 
 def permuted(indices: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Where a pseudorandom permutation of 0..n-1 takes the indices; needs no memory of size n.
+    """Where a pseudorandom permutation of 0..n-1 takes the indices.
 
-    A balanced Feistel network over the next power of four, walked until the value is below n (Black and Rogaway 2002,
+    A permutation of a large corpus would not fit into memory; this one is computed for the indices that are needed. A
+    balanced Feistel network over the next power of four, repeated until the value is below n (Black and Rogaway 2002,
     "Ciphers with arbitrary finite domains", the cycle-walking cipher).
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
@@ -31,30 +40,33 @@ def permuted(indices: np.ndarray, n: int, key: int) -> np.ndarray:
 
 
 def epoch_grid(n_tokens: int, T: int, seed: int, epoch: int) -> tuple[int, int]:
-    """(offset, number of windows) of one epoch: a window at 0 if offset > 0, then one every T tokens from the offset
-    on, then one that ends with the last token unless the grid already does."""
-    last = n_tokens - T - 1  # where the last possible window begins
+    """(offset, number of windows) of one epoch.
+
+    The windows start at 0 if offset > 0, then every T tokens from the offset on, then where a window ends with the last
+    token unless the grid already does.
+    """
+    last = n_tokens - T - 1  # start of the last possible window
     offset = seed_for(seed, epoch, 0) % min(T, last + 1)
     on_grid = (last - offset) // T + 1
     return offset, int(offset > 0) + on_grid + int((last - offset) % T > 0)
 
 
 def window_start(index: np.ndarray, offset: int, n_tokens: int, T: int) -> np.ndarray:
-    """Where windows number `index` of an epoch's grid begin."""
+    """The first token of windows number `index` of an epoch's grid."""
     return np.clip(offset + (index - int(offset > 0)) * T, 0, n_tokens - T - 1)
 
 
-def cut(windows: torch.Tensor, length: int) -> torch.Tensor:
-    """Windows (B, T) cut into shorter ones: (B * (T // length), length). A rest is left out; length <= T."""
+def split_windows(windows: torch.Tensor, length: int) -> torch.Tensor:
+    """Windows (B, T) split into shorter ones, (B * (T // length), length); a remainder is dropped. length <= T."""
     return windows[:, : windows.size(1) // length * length].reshape(-1, length)
 
 
 class Batches:
-    """Endless training batches. All randomness is a function of seed, epoch and step: `place` and `again` resume it.
+    """Endless training batches, resumed by `progress`: all else depends on seed and epoch alone.
 
-    Each call of next() moves every rank past batch_size windows of block_size tokens per rank; rank r takes the r-th of
-    them, so that two ranks see in one call what one rank sees in two. Up to `replay` of these windows are not the next
-    ones of the epoch, but show again what was wrong when it was last seen, the oldest first: see `show_again`.
+    Each call of next() moves every rank past batch_size windows of block_size tokens per rank. Rank r takes the r-th of
+    them, so that two ranks see in one call what one rank sees in two. At most the fraction `replay` of these windows
+    are replayed instead of the epoch's next ones, the oldest first (see `schedule_replay`).
     """
 
     def __init__(
@@ -64,67 +76,87 @@ class Batches:
         batch_size: int,
         *,
         seed: int,
-        place: tuple[int, int] | None = None,
-        again: list[int] | None = None,
+        progress: Progress | None = None,
         replay: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ):
+        """progress: the run's, whose position and replay_starts are used and changed; None = a new run's."""
         if len(split) <= block_size:
             raise UserError(
                 f"the training text has {len(split):,} tokens, block_size={block_size} needs at least "
                 f"{block_size + 1:,}; type --block_size={max(1, len(split) - 1)} or less, or use a longer text"
             )
         self.split, self.T, self.B, self.seed = split, block_size, batch_size, seed
-        self.rank, self.world_size, self.opening = rank, world_size, block_size // 5
-        self.place = tuple(place or (0, 0))  # (epoch, window) where the next batch begins
-        self.again, self.replay = list(again or []), replay  # where windows begin that are shown again
+        self.rank, self.world_size = rank, world_size
+        self.min_context = block_size // 5  # tokens of a window before an error in it counts
+        self.progress, self.replay = progress or Progress(), replay
+        self.starts = np.zeros(0, dtype=np.int64)  # first tokens of this rank's latest batch
+        self.n_new = 0  # how many of them are not replayed; these come first
 
     @property
     def epochs(self) -> float:
-        """Epochs gone through."""
-        epoch, window = self.place
+        """Epochs done so far."""
+        epoch, window = self.progress.position
         return epoch + window / epoch_grid(len(self.split), self.T, self.seed, epoch)[1]
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
-        batches = [self._starts_of_one() for _ in range(self.world_size)]
-        self._starts = batches[self.rank]
-        tokens = self.split.windows(self._starts, self.T + 1)
+        batches = [self._next_starts() for _ in range(self.world_size)]
+        self.starts, self.n_new = batches[self.rank]
+        tokens = self.split.windows(self.starts, self.T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
-    def _starts_of_one(self) -> np.ndarray:
-        """Where the next rank's B windows begin."""
-        share = int(self.replay * self.B)
-        again, self.again = self.again[:share], self.again[share:]
-        starts, needed, (epoch, window) = [], self.B - len(again), self.place
+    def _next_starts(self) -> tuple[np.ndarray, int]:
+        """(first tokens of the next rank's B windows, how many of them are not replayed)."""
+        n_replayed = int(self.replay * self.B)
+        waiting = self.progress.replay_starts
+        replayed, self.progress.replay_starts = waiting[:n_replayed], waiting[n_replayed:]
+        n_new = needed = self.B - len(replayed)
+        starts, (epoch, window) = [], self.progress.position
         while needed > 0:  # a batch may begin in one epoch and end in another
             offset, n_windows = epoch_grid(len(self.split), self.T, self.seed, epoch)
-            taken = np.arange(window, min(window + needed, n_windows))
-            order = permuted(taken, n_windows, seed_for(self.seed, epoch, 1))
-            starts.append(window_start(order, offset, len(self.split), self.T))
-            needed -= len(taken)
-            epoch, window = (epoch, window + len(taken)) if window + len(taken) < n_windows else (epoch + 1, 0)
-        self.place = (epoch, window)
-        return np.concatenate([*starts, np.array(again, dtype=np.int64)])
+            indices = np.arange(window, min(window + needed, n_windows))
+            shuffled = permuted(indices, n_windows, seed_for(self.seed, epoch, 1))
+            starts.append(window_start(shuffled, offset, len(self.split), self.T))
+            needed -= len(indices)
+            window += len(indices)
+            epoch, window = (epoch, window) if window < n_windows else (epoch + 1, 0)
+        self.progress.position = [epoch, window]
+        return np.concatenate([*starts, np.array(replayed, dtype=np.int64)]), n_new
 
-    def first_wrong(self, right: torch.Tensor) -> list[int]:
-        """Where in the text the first wrong token of each window stands: right (B, T) is about the targets of the batch
-        that was handed out last. The first fifth of a window, where little could be known, is left out."""
-        wrong = ~right
-        wrong[:, : self.opening] = False
-        rows = wrong.any(1).nonzero()[:, 0]
-        return (torch.from_numpy(self._starts)[rows.cpu()] + 1 + wrong[rows].int().argmax(1).cpu()).tolist()
+    def first_errors(self, correct: torch.Tensor) -> list[int]:
+        """The first wrong token of each window of the latest batch, as indices into the text.
 
-    def show_again(self, tokens: list[int], step: int) -> None:
-        """Notes windows around these tokens of the text, at a place that depends on the step, to be shown again.
-
-        All ranks must say the same. A token that a window noted already will show is not noted twice, and never more
-        than an epoch's windows are noted: then the epoch itself shows them as soon.
+        correct: (B, T) bool, about the targets. The first fifth of a window is ignored: it has too little context.
         """
+        errors = ~correct
+        errors[:, : self.min_context] = False
+        rows = errors.any(1).nonzero()[:, 0]
+        return (torch.from_numpy(self.starts)[rows.cpu()] + 1 + errors[rows].int().argmax(1).cpu()).tolist()
+
+    def schedule_replay(self, tokens: list[int], step: int) -> None:
+        """Schedule windows around these tokens of the text for replay, each at a position that depends on the step.
+
+        All ranks must pass the same tokens. A token that a scheduled window already contains is skipped, and at most
+        one epoch's windows are scheduled: beyond that, the epoch itself shows them as soon.
+        """
+        scheduled = self.progress.replay_starts
         for token in sorted(set(tokens)):
-            if len(self.again) >= len(self.split) // self.T:
+            if len(scheduled) >= len(self.split) // self.T:
                 break
-            if not any(start + self.opening < token <= start + self.T for start in self.again):
-                place = self.opening + seed_for(self.seed, step, token) % (self.T - self.opening)
-                self.again.append(max(0, min(token - 1 - place, len(self.split) - self.T - 1)))
+            if not any(start + self.min_context < token <= start + self.T for start in scheduled):
+                before = self.min_context + seed_for(self.seed, step, token) % (self.T - self.min_context)
+                scheduled.append(max(0, min(token - 1 - before, len(self.split) - self.T - 1)))
+
+    def count_known(self, correct: torch.Tensor, prefix: int, suffix: int) -> tuple[torch.Tensor | int, int]:
+        """(stretches of `suffix` tokens predicted without error, all stretches) in the latest batch's new windows.
+
+        correct: (B, T) bool, about the targets. Each stretch has at least `prefix` tokens of context: an estimate of
+        recall at no cost, of the model before this update. Replayed windows are left out: they are the hard ones.
+        """
+        n = (self.T - prefix + 1) // suffix
+        if n < 1:
+            return 0, 0
+        stretches = correct[: self.n_new, prefix - 1 : prefix - 1 + n * suffix].reshape(-1, suffix)
+        return stretches.all(1).sum(), len(stretches)  # on the device: nothing waits for it

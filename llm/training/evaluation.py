@@ -1,5 +1,6 @@
-"""A run's loss, and what to say when it breaks down. `cfg` is train.Settings."""
+"""The loss of a model on a fixed sample of a text, and whether training is still numerically sound."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,27 +12,21 @@ from llm.model import GPT
 from llm.runtime import Runtime
 from llm.text.dataset import Split
 
+MIN_SCALE = 2**-10  # of float16's gradient scaler, which begins at 2**16 and is halved by each update that it skips
+
 
 @torch.inference_mode()
-def evaluate_loss(model: GPT, split: Split, cfg, rt: Runtime) -> float:
-    """Mean loss in nats a token over fixed batches of a split, all ranks together."""
+def evaluate_loss(model: GPT, split: Split, rt: Runtime, *, batch_size: int, eval_iters: int | None) -> float:
+    """Mean loss in nats per token over eval_iters fixed batches of a split (None = all of it), over all ranks."""
     model.eval()
     total = count = 0.0
-    for x, y in evaluation_batches(split, model.config.block_size, cfg.batch_size, cfg.eval_iters, rt):
+    for x, y in evaluation_batches(split, model.config.block_size, batch_size, eval_iters, rt):
         with rt.autocast():
             loss = model(rt.to_device(x), rt.to_device(y))[1]
-        targets = int((y != -1).sum())
-        total, count = total + loss.item() * targets, count + targets
+        n_targets = int((y != -1).sum())
+        total, count = total + loss.item() * n_targets, count + n_targets
     total, count = rt.sum(total, count)
     return total / count
-
-
-def not_finite(what: str, iter_num: int, out_dir: Path) -> UserError:
-    """The error for training that has broken down."""
-    return UserError(
-        f"{what} at step {iter_num:,}: the last checkpoint in {out_dir} is from before; lower learning_rate, raise "
-        "warmup_iters, or use --dtype=float32"
-    )
 
 
 def evaluation_batches(
@@ -39,17 +34,52 @@ def evaluation_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """This rank's share of `count` fixed batches (None = the whole split, each token a target once).
 
-    There is no randomness in them. Targets that an earlier window had already are -1, which the loss leaves out.
+    There is no randomness in them. Targets that an earlier window contained already are -1, which the loss ignores.
     """
     T = min(block_size, len(split) - 1)
     starts = np.arange(0, len(split) - 1, T)
     if count is not None and count * batch_size < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, count * batch_size).round().astype(np.int64)]
     batches = np.split(starts, range(batch_size, len(starts), batch_size))
-    for some in batches[rt.rank :: rt.world_size]:
-        begin = np.minimum(some, len(split) - T - 1)  # the last window overlaps the one before it
+    for batch in batches[rt.rank :: rt.world_size]:
+        begin = np.minimum(batch, len(split) - T - 1)  # the last window overlaps the one before it
         tokens = split.windows(begin, T + 1)
         y = tokens[:, 1:].clone()
-        for row, overlap in enumerate(some - begin):
+        for row, overlap in enumerate(batch - begin):
             y[row, : int(overlap)] = -1
         yield tokens[:, :-1].contiguous(), y
+
+
+class FiniteCheck:
+    """Finds the first update whose loss or gradient was not finite, without waiting for the device at each update."""
+
+    def __init__(self, rt: Runtime, scaler: torch.amp.GradScaler, out_dir: Path, *, skipped: int):
+        """skipped: updates that float16's scaler has skipped so far (their overflow is no error)."""
+        self.rt, self.scaler, self.out_dir = rt, scaler, out_dir
+        self.skipped = torch.tensor(skipped, device=rt.device)
+        self.first_bad_step = torch.tensor(-1, device=rt.device)  # -1 = none
+
+    def note(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """Take note of an update's loss and gradient norm (scalars on the device)."""
+        overflow = ~grad_norm.isfinite()
+        self.skipped += overflow & self.scaler.is_enabled()
+        bad = ~loss.isfinite() | (overflow & (not self.scaler.is_enabled()))
+        self.first_bad_step = torch.where((self.first_bad_step < 0) & bad, step, self.first_bad_step)
+
+    def check_updates(self, step: int) -> None:
+        """UserError if an update since the last check was not finite: then nothing may be saved any more."""
+        if (bad_step := self.rt.max(int(self.first_bad_step))) >= 0:
+            raise self._error("the loss or the gradient is not a finite number", bad_step)
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_SCALE:
+            raise self._error("the gradient is too large for float16, however it is scaled", step)
+
+    def check_weights(self, step: int, model: GPT, val_loss: float | None) -> None:
+        """UserError if a weight or the loss is not finite, before a good checkpoint is replaced by a broken one."""
+        if not (math.isfinite(val_loss or 0.0) and all(bool(p.isfinite().all()) for p in model.parameters())):
+            raise self._error("a weight is not a finite number", step)
+
+    def _error(self, problem: str, step: int) -> UserError:
+        return UserError(
+            f"{problem} at step {step:,}: the last checkpoint in {self.out_dir} is from before; lower learning_rate, "
+            "raise warmup_iters, or use --dtype=float32"
+        )

@@ -1,71 +1,135 @@
-"""The end of a run: what the model knows now, and what to type next. `cfg` is train.Settings.
+"""The end of a run: what the model knows now, and what to type next.
 
-Fine-tuning bends a model that knew something else: there the loss on a text that is not the book, a piece of general
-English, says what it cost.
+Fine-tuning changes a model that knew something else: there, the loss on a control text, a piece of general English,
+says what was lost.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from llm import runtime
 from llm.configurator import command
 from llm.model import GPT
 from llm.reading import recall
+from llm.reading.generate import generate
+from llm.reading.prompt import encode_prompt
+from llm.reading.reader import Reader
 from llm.runtime import Runtime
 from llm.text.dataset import Dataset
 from llm.training.evaluation import evaluate_loss
 
-
-def first_words(data: Dataset) -> str:
-    """The beginning of a sentence of the text, as a prompt: about 30 characters of its first long line."""
-    lines = data.encoder.decode(data.train.tokens(0, 2000).tolist()).splitlines()
-    line = max((line.strip() for line in lines), key=lambda line: min(len(line), 60))
-    return line if len(line) <= 30 else line[:31].rsplit(" ", 1)[0][:30]
+SHOWN = 40  # tokens that follow the suggested prompt on the screen
+MAX_TRIES = 5  # suggested prompts that are really continued before giving up
 
 
-def knowledge(model: GPT, data: Dataset, cfg, *, allowed: torch.Tensor, rt: Runtime) -> dict[str, float]:
-    """Of a model that is fine-tuned: recall of a few windows of the book, and the loss on the control text."""
+def baseline(model: GPT, data: Dataset, *, allowed: torch.Tensor, rt: Runtime, batch_size: int) -> dict[str, float]:
+    """What a pretrained model knows before it is fine-tuned: recall of some windows, loss on the control text."""
     figures = {}
     if not recall.recall_obstacle(model.config.block_size, len(data.train)):
         starts = recall.sample_starts(data.train)
         figures["recall"] = recall.measure(model, data.train, starts, allowed=allowed, rt=rt).share
-    if control := recall.find_control(None, data, data.encoder):
-        figures["control_loss"] = evaluate_loss(model, control[1], cfg, rt)
+    if control := recall.find_control(None, data, data.tokenizer):
+        figures["control_loss"] = evaluate_loss(model, control[1], rt, batch_size=batch_size, eval_iters=None)
     return figures
 
 
-def finish(
+def report(
     model: GPT,
-    cfg,
+    data: Dataset,
     *,
-    allowed: torch.Tensor,
-    name: str,
+    out_dir: Path,
+    checkpoint_name: str,
     step: int,
-    known: np.ndarray | None,
-    before: dict | None,
+    allowed: torch.Tensor,
+    rt: Runtime,
+    batch_size: int,
+    errors: np.ndarray | None,
+    baseline: dict[str, float] | None,
 ) -> None:
-    """Measures recall on the whole text, as recall.py does with checkpoint `name`; prints it and what to type next.
+    """Measure recall on the whole text as recall.py does, write recall.json, print it and what to type next.
 
-    known: recall.examine's answer for the whole text, where it was asked already. before: from `knowledge`, at the
-    beginning of fine-tuning.
+    errors: in every window of the text, if already known; baseline: of the model before fine-tuning. rt: the runtime of
+    training; measurements use rt.measuring().
     """
-    data = Dataset(cfg.dataset)  # its tokens as ids, whatever it was trained over
-    rt = runtime.start(cfg, backend=cfg.backend, use="measure")
     lines, commands = [], []
     if not recall.recall_obstacle(model.config.block_size, len(data.train)):
-        control = recall.find_control(None, data, data.encoder)
-        lines, figures = recall.report(model, data, allowed=allowed, rt=rt, control=control, known=known)
-        if before and control:
-            figures |= {"before": before, "control_loss": evaluate_loss(model, control[1], cfg, rt)}
+        if errors is None:
+            spans = recall.window_spans(recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX))
+            errors = recall.greedy_errors(model, data.train, spans, allowed=allowed, rt=rt.measuring())
+        control = recall.find_control(None, data, data.tokenizer)
+        options = dict(allowed=allowed, rt=rt.measuring(), control=control, errors=errors)
+        lines, figures = recall.report(model, data, **options)
+        if baseline and control:
+            loss = evaluate_loss(model, control[1], rt.measuring(), batch_size=batch_size, eval_iters=None)
+            figures |= {"before": baseline, "control_loss": loss}
             lines[:0] = [
-                f"learned: recall {before['recall']:.4f} before, {figures['recall']:.4f} now; forgotten: loss on "
-                f"{control[0]} {before['control_loss']:.3f} before, {figures['control_loss']:.3f} now"
+                f"learned: recall {baseline['recall']:.4f} before, {figures['recall']:.4f} now; forgotten: loss on "
+                f"{control[0]} {baseline['control_loss']:.3f} before, {loss:.3f} now"
             ]
         if rt.is_main:
-            recall.write(Path(cfg.out_dir), figures, checkpoint_name=name, step=step, dataset=data.name)
-            commands = [command("recall.py", f"--out_dir={cfg.out_dir}")]
+            recall.write(out_dir, figures, checkpoint_name=checkpoint_name, step=step, dataset=data.name)
+        commands = [command("recall.py", f"--out_dir={out_dir}")]
     if rt.is_main:
-        commands = [command("sample.py", f"--out_dir={cfg.out_dir}", f"--start={first_words(data)}"), *commands]
-        print("\n".join([*lines, "Now type:", *(f"  {line}" for line in commands)]))
+        lines += ["Now type:", *suggestion(model, data, out_dir, allowed, rt, errors), *(f"  {c}" for c in commands)]
+        print("\n".join(lines))
+
+
+def suggestion(
+    model: GPT, data: Dataset, out_dir: Path, allowed: torch.Tensor, rt: Runtime, errors: np.ndarray | None
+) -> list[str]:
+    """A command that samples from the model, and what it prints: a prompt that the model continues as the book does.
+
+    Without such a prompt, a command with the first words of the text.
+    """
+    reader = Reader(model, allowed, rt.dtype)
+    prompts = known_prompts(data, errors) if errors is not None else iter(())
+    for _, (prompt, ids, following) in zip(range(MAX_TRIES), prompts, strict=False):
+        drawn = [token for _, token in generate(reader, ids, max_new_tokens=SHOWN)]
+        if drawn == following:
+            shown = " ".join(data.tokenizer.decode([*ids, *drawn]).split())
+            return [sample_command(out_dir, prompt), f"    {shown} ..."]
+    return [sample_command(out_dir, first_words(data))]
+
+
+def sample_command(out_dir: Path, prompt: str) -> str:
+    return "  " + command("sample.py", f"--out_dir={out_dir}", f"--start={prompt}", "--temperature=0")
+
+
+def known_prompts(data: Dataset, errors: np.ndarray) -> Iterator[tuple[str, list[int], list[int]]]:
+    """(prompt as typed, its token ids, the SHOWN ids that follow) of windows that the model continues without error.
+
+    Prompts have 8 to 16 tokens, begin and end with whole words, occur once in the text and are encoded as they stand
+    there. Those that begin a sentence come first. errors: see `recall.greedy_errors`.
+    """
+    tokenizer, text_ids = data.tokenizer, data.train.tokens(0, len(data.train))
+    text = tokenizer.decode(text_ids.tolist())
+    starts = recall.window_starts(len(text_ids), recall.PREFIX + recall.SUFFIX)
+    starts = starts[~errors[:, recall.SHORT_PREFIX : 16 + SHOWN].any(1)]
+    starts = recall.unique_prefixes(data.train, starts, recall.SHORT_PREFIX) if len(starts) else starts
+    later = []
+    for start in starts.tolist():
+        before = tokenizer.decode(text_ids[max(0, start - 8) : start].tolist())
+        for n in range(recall.SHORT_PREFIX, 17):
+            ids, following = text_ids[start : start + n].tolist(), text_ids[start + n : start + n + SHOWN].tolist()
+            piece, after = tokenizer.decode(ids), tokenizer.decode(following)
+            prompt = piece.strip()
+            begins_word = piece[:1].isspace() or not before or before[-1].isspace()
+            if not (prompt.isprintable() and begins_word and after[:1].isspace()):
+                continue
+            if encode_prompt(tokenizer, prompt, text) != ids:
+                continue
+            if prompt[0].isupper() and before.rstrip()[-1:] in ".!?\"'”’":
+                yield prompt, ids, following
+            else:
+                later.append((prompt, ids, following))
+            break
+    yield from later
+
+
+def first_words(data: Dataset) -> str:
+    """The beginning of the text's first long line, as a prompt of about 60 characters."""
+    lines = data.tokenizer.decode(data.train.tokens(0, 2000).tolist()).splitlines()
+    line = max((line.strip() for line in lines), key=lambda line: min(len(line), 80))
+    return line if len(line) <= 60 else line[:61].rsplit(" ", 1)[0][:60]

@@ -1,35 +1,55 @@
-"""Ctrl-C and SIGTERM: the step that runs is finished and saved before the program ends. A second one ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the current step is finished and saved before the program ends.
 
-torchrun passes Ctrl-C on as SIGTERM to processes that the terminal has told already, and a job scheduler may tell both,
-so under torchrun only a second Ctrl-C counts as one.
+A second signal ends the program at once. torchrun passes Ctrl-C on as SIGTERM to processes that the terminal has
+signalled already, and a job scheduler may signal both, so under torchrun only a second Ctrl-C counts.
 """
 
+import contextlib
 import os
 import signal
+import sys
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has no such signal
+    NAMES[signal.SIGHUP] = "SIGHUP"
+MESSAGE = "finishing this step, then saving; {name} again to quit without saving"
 
 
 class Interrupt:
-    """A context; `signal` is that of the request to end, 0 while there is none."""
+    """A context; `signal` is the number of the signal that asked to end, 0 if there was none."""
 
     def __init__(self):
         self.signal = 0
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in NAMES}
+        heeded = [number for number in NAMES if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self._handlers = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     @property
     def name(self) -> str:
-        """What people call the request."""
+        """The signal's name as people know it."""
         return NAMES.get(self.signal, "the end of another process")
 
-    def _note(self, number: int, frame) -> None:
+    def _handle(self, number: int, frame) -> None:
         if self.signal and (number == signal.SIGINT or "TORCHELASTIC_RUN_ID" not in os.environ):
             os._exit(128 + number)  # files are whole at every instant
+        if not self.signal and NAMES[number] == "SIGHUP":
+            discard_terminal_output()
+        if not self.signal and os.environ.get("RANK", "0") == "0":
+            # os.write, because a handler may interrupt a print; the empty line ends the terminal's "^C"
+            line = ("\n" if sys.stderr.isatty() else "") + MESSAGE.format(name=NAMES[number]) + "\n"
+            with contextlib.suppress(OSError):
+                os.write(2, line.encode())
         self.signal = self.signal or number
+
+
+def discard_terminal_output() -> None:
+    """Send output to nowhere if it went to a terminal, which is gone: each later print would fail."""
+    for descriptor in (1, 2):
+        if os.isatty(descriptor):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,6 +1,6 @@
-"""What a run sets out from: fresh weights, a model that is there, or a run in out_dir. `cfg` is train.Settings."""
+"""What a run starts from: random weights, a pretrained model, or a checkpoint of the run itself."""
 
-import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,171 +8,153 @@ import torch
 from llm import runtime
 from llm.configurator import UserError
 from llm.model import GPT, GPTConfig
-from llm.network import corpus_softmax as corpus
 from llm.network import lora
-from llm.network.look_back import look_back
+from llm.network.corpus_softmax import CompactGPT, compact
+from llm.network.look_back import set_look_back_weights
 from llm.runtime import Runtime, notice
 from llm.storage import checkpoint, pretrained
+from llm.storage.progress import Progress
 from llm.text.dataset import Dataset
-from llm.training import optim
 
-OPENING = 3  # places at the beginning of a window: it begins anywhere, so nobody could tell what follows
-
-
-def build(cfg, rt: Runtime) -> tuple:
-    """(cfg, data, model, optimizers, state) to start from. The model has data.corpus's rows.
-
-    cfg: the settings, but for the corpus softmax, which fine-tuning does without. state: iter_num, best_val_loss, place
-    in the data and windows to show again, seconds trained, bytes of metrics.jsonl, scaler, updates skipped by it, stale
-    (evaluations since val_loss improved), ended (why training ended early), corpus_ids (that occur in all that the
-    model learned), and of fine-tuning base, lora_rank and before (see finish.py).
-    """
-    state = {"iter_num": 0, "best_val_loss": 1e9, "place": None, "again": [], "seconds": 0.0, "metrics_bytes": 0}
-    state |= {"scaler": {}, "stale": 0, "ended": "", "skipped": 0, "base": None, "lora_rank": 0, "before": None}
-    saved = None
-    if cfg.init_from == "scratch":
-        data = dataset_of(cfg)
-        model = fresh_model(cfg, data)
-        state["corpus_ids"] = data.ids
-    elif cfg.init_from == "resume":
-        path = checkpoint.latest(cfg.out_dir)
-        saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
-        state |= {"iter_num": saved["iter_num"], "best_val_loss": float(saved["best_val_loss"])}
-        state |= {"corpus_ids": saved.get("corpus_ids")} | saved.get("loop", {})
-        cfg = dataclasses.replace(cfg, corpus_softmax=False) if state["base"] else cfg
-        data = dataset_of(cfg)
-        model = saved_model(saved, path, cfg, data)
-    else:
-        cfg = dataclasses.replace(cfg, corpus_softmax=False)
-        data = dataset_of(cfg)
-        model = pretrained_model(cfg, data, state)
-    model.gradient_checkpointing = cfg.gradient_checkpointing
-    model = model.to(rt.device)
-    optimizers = make_optimizers(model, cfg)
-    if saved:
-        checkpoint.restore_optimizers(optimizers, saved, path)
-    return cfg, data, model, optimizers, state
+N_FIRST_POSITIONS = 3  # of a window, which begins anywhere: too little context to predict from
 
 
-def dataset_of(cfg) -> Dataset:
-    """The text to learn. UserError if the settings ask for more than it has."""
-    data = Dataset(cfg.dataset, corpus_rows=cfg.corpus_softmax, verify=cfg.verify)
-    if data.val is None and (cfg.target_loss or cfg.patience):
+@dataclass(frozen=True)
+class Start:
+    """The state that a run starts from."""
+
+    model: GPT  # on the CPU; a CompactGPT if it trains with the corpus softmax
+    progress: Progress
+    corpus_ids: list[int] | None  # ids that occur in all that the model has learned or will learn; None = unknown
+    checkpoint: dict | None = None  # of the run that is resumed: its optimizers are still to be restored
+    path: Path | None = None  # of that checkpoint
+
+
+def random_weights(config: GPTConfig, data: Dataset, *, corpus_softmax: bool, look_back: bool) -> Start:
+    """A new model of this shape."""
+    compact_table = corpus_softmax and data.corpus_ids is not None
+    model = CompactGPT(config, data.corpus_ids) if compact_table else GPT(config)
+    if look_back:
+        set_look_back_weights(model)
+    return Start(model, Progress(text_sha256=data.train.sha256), data.corpus_ids)
+
+
+def pretrained_weights(
+    init_from: str, data: Dataset, *, out_dir: Path, block_size: int, dropout: float, lora_rank: int
+) -> Start:
+    """The model that init_from names, ready to be fine-tuned. UserError if it is not usable for this dataset."""
+    if Path(init_from).resolve() in (out_dir.resolve(), (out_dir / "ckpt.pt").resolve()):
         raise UserError(
-            f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
-            "--val_fraction=0.05, or leave them out"
+            f"init_from={init_from} is out_dir itself: type --init_from=resume to go on there, or another --out_dir"
         )
-    return data
-
-
-def pretrained_model(cfg, data: Dataset, state: dict) -> GPT:
-    """The model that cfg.init_from names, ready to be fine-tuned; notes in `state` where it comes from."""
-    if Path(cfg.init_from).resolve() in (Path(cfg.out_dir).resolve(), (Path(cfg.out_dir) / "ckpt.pt").resolve()):
-        raise UserError(
-            f"init_from={cfg.init_from} is out_dir itself: type --init_from=resume to go on there, or another --out_dir"
-        )
-    base = pretrained.load_base(cfg.init_from, block_size=cfg.block_size)
+    base = pretrained.load_base(init_from, block_size=block_size)
     if base.tokenizer_description != data.tokenizer_description:
-        raise UserError(f"dataset {data.name} is prepared for another tokenizer than {cfg.init_from} was trained with")
-    union = sorted({*base.corpus_ids, *data.ids}) if base.corpus_ids and data.ids else None
-    state |= {"base": base.origin, "lora_rank": cfg.lora_rank, "corpus_ids": union}
-    base.model.set_dropout(cfg.dropout)
-    return lora.attach(base.model, cfg.lora_rank, base.new_ids(data.ids)) if cfg.lora_rank else base.model
+        raise UserError(f"dataset {data.name} is prepared for another tokenizer than {init_from} was trained with")
+    both_known = base.corpus_ids and data.corpus_ids
+    corpus_ids = sorted({*base.corpus_ids, *data.corpus_ids}) if both_known else None
+    base.model.set_dropout(dropout)
+    model = lora.attach(base.model, lora_rank, base.new_ids(data.corpus_ids)) if lora_rank else base.model
+    return Start(model, Progress(text_sha256=data.train.sha256, base=base.origin, lora_rank=lora_rank), corpus_ids)
 
 
-def model_config(cfg, vocab_size: int) -> GPTConfig:
-    """The shape that the settings describe, with so many rows in the token table."""
-    names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-    return GPTConfig(vocab_size=vocab_size, gelu="tanh", **{name: getattr(cfg, name) for name in names})
+def resumed(
+    data: Dataset,
+    *,
+    out_dir: str,
+    corpus_softmax: bool,
+    dropout: float,
+    fixed: dict[str, object],
+    shape: dict[str, int],
+) -> Start:
+    """The latest checkpoint in out_dir. UserError if this run cannot go on from it.
 
-
-def fresh_model(cfg, data: Dataset) -> GPT:
-    """The model that the settings describe, with random weights."""
-    rows, others = (data.corpus.rows, data.corpus.others) if data.corpus else (data.vocab_size, 0)
-    model = GPT(model_config(cfg, rows), others=others)
-    if cfg.weights == "look_back":
-        look_back(model)
-    return model
-
-
-def saved_model(saved: dict, path: Path, cfg, data: Dataset) -> GPT:
-    """The model of a checkpoint that this run can go on with; UserError where it cannot."""
-    loop = saved.get("loop", {})
+    fixed: settings that cannot change on resume; shape: the model's shape as the settings have it, which the checkpoint
+    overrides, with a notice.
+    """
+    path = checkpoint.latest(out_dir)
+    saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
+    progress, config = saved["progress"], saved["config"]
     if (
         pretrained.describe_tokenizer(saved, path) != data.tokenizer_description
-        or loop.get("text_sha256", data.train.sha256) != data.train.sha256
+        or (progress.text_sha256 or data.train.sha256) != data.train.sha256
     ):
         raise UserError(
-            f"{path} was trained on another text (dataset {saved['config'].get('dataset')}) than dataset "
-            f"{data.name} holds now; resume with that one, or leave out --init_from=resume to begin anew"
+            f"{path} was trained on another text (dataset {config.get('dataset')}) than dataset {data.name} holds now; "
+            "resume with that one, or leave out --init_from=resume to begin anew"
         )
-    shared = bool(saved["config"].get("corpus_softmax") and saved.get("corpus_ids"))
-    if shared != (data.corpus is not None):
-        raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={shared}")
-    for name in ("optimizer", "seed", "lora_rank"):
-        if saved["config"].get(name, getattr(cfg, name)) != getattr(cfg, name):
-            raise UserError(f"{name} cannot change on resume; type --{name}={saved['config'][name]}, as in {path}")
-    if len(loop.get("place") or (0, 0)) != 2:
+    was_compact = bool(config.get("corpus_softmax") and saved.get("corpus_ids"))
+    is_compact = corpus_softmax and data.corpus_ids is not None and progress.base is None
+    if was_compact != is_compact:
+        raise UserError(f"{path} was trained with another softmax; type --corpus_softmax={was_compact}")
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise UserError(f"{name} cannot change on resume; type --{name}={config[name]}, as in {path}")
+    if len(progress.position) != 2:
         raise UserError(f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it")
-    kept = [f"{k}={v}" for k, v in saved["model_args"].items() if k != "dropout" and getattr(cfg, k, v) != v]
+    kept = [f"{name}={value}" for name, value in saved["model_args"].items() if shape.get(name, value) != value]
     if kept:
         notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
-    model = pretrained.build_model(saved, path, dropout=cfg.dropout)
-    return corpus.compact(model, data.corpus) if data.corpus else model
+    model = pretrained.build_model(saved, path, dropout=dropout)
+    model = compact(model, data.corpus_ids) if is_compact else model
+    progress.text_sha256 = data.train.sha256
+    return Start(model, progress, saved.get("corpus_ids"), saved, path)
 
 
-def make_optimizers(model: GPT, cfg) -> list[torch.optim.Optimizer]:
-    """What the settings say, over the model's parameters: see optim.make_optimizers."""
-    return optim.make_optimizers(
-        model,
-        optimizer=cfg.optimizer,
-        learning_rate=cfg.learning_rate,
-        muon_lr=cfg.muon_lr,
-        muon_momentum=cfg.muon_momentum,
-        weight_decay=cfg.weight_decay,
-        betas=(cfg.beta1, cfg.beta2),
-    )
+def keep_threads(progress: Progress, rt: Runtime) -> None:
+    """On CPUs, resume with as many threads as before: a resumed run is bit-exact only with the same number."""
+    if rt.device.type != "cpu":
+        return
+    now = torch.get_num_threads()
+    if progress.threads not in (0, now):
+        torch.set_num_threads(progress.threads)
+        notice(f"going on with {progress.threads} threads, as before (here {now} are usual): sums stay bit-exact")
+    progress.threads = torch.get_num_threads()
 
 
-def position_weights_of(cfg, block_size: int, rt: Runtime) -> torch.Tensor | None:
-    """(block_size,): what each place of a window counts for; None where all count alike."""
-    if cfg.opening_weight == 1.0:
+def position_weights(block_size: int, first: float, device: torch.device) -> torch.Tensor | None:
+    """(block_size,) loss weights, `first` for the first positions and 1 for the others; None if all are 1."""
+    if first == 1.0:
         return None
-    weights = torch.ones(block_size, device=rt.device)
-    weights[:OPENING] = cfg.opening_weight
+    weights = torch.ones(block_size, device=device)
+    weights[:N_FIRST_POSITIONS] = first
     return weights
 
 
-def memory_note(model: GPT, optimizers: list[torch.optim.Optimizer], cfg, rt: Runtime) -> str:
-    """One line if training will hardly fit into the memory that is free; empty if it will, or nobody can say.
+def memory_warning(
+    model: GPT, optimizers: list[torch.optim.Optimizer], rt: Runtime, *, batch_size: int, accumulation_steps: int
+) -> str:
+    """One line if training will hardly fit into the free memory; "" if it will, or if nobody can say.
 
-    Counted: the weights, their gradients, AdamW's two means or Muon's one, and of each token of a micro-batch what the
-    backward pass needs: some 20 numbers a layer and width, the attention's 3 a head and place, and the logits' 3.
+    Counted: the weights, their gradients, AdamW's two means or Muon's one, and for each token of a micro-batch what the
+    backward pass needs: about 20 numbers per layer and width, the attention's 3 per head and position, the logits' 3.
     """
     free = runtime.free_memory(rt.device)
-    of_muon = sum(p.numel() for o in optimizers[1:] for group in o.param_groups for p in group["params"])
-    params, c = model.num_params(), model.config
-    states = 4 * (4 * params - of_muon)
+    n_muon = sum(p.numel() for o in optimizers[1:] for group in o.param_groups for p in group["params"])
+    c = model.config
+    states = 4 * (4 * model.num_params() - n_muon)
     width = 4 if rt.dtype == torch.float32 else 2
-    a_token = c.n_layer * (20 * c.n_embd + 3 * c.n_head * c.block_size) * width + 3 * model.lm_head.weight.size(0) * 4
-    needed = states + cfg.batch_size * c.block_size * a_token
+    per_token = c.n_layer * (20 * c.n_embd + 3 * c.n_head * c.block_size) * width + 3 * model.lm_head.weight.size(0) * 4
+    needed = states + batch_size * c.block_size * per_token
     if free is None or needed < free:
         return ""
     return (
         f"training will take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: lower "
-        f"--batch_size={cfg.batch_size} and raise --gradient_accumulation_steps={cfg.gradient_accumulation_steps}, or "
-        "take a smaller model"
+        f"--batch_size={batch_size} and raise --gradient_accumulation_steps={accumulation_steps}, or take a smaller "
+        "model"
     )
 
 
-def described(model: GPT, data: Dataset, state: dict) -> str:
-    """The model in words."""
+def describe_model(model: GPT, progress: Progress) -> str:
+    """The model in words: its parameters, and what is special about them."""
     words = f"{model.num_params():,} parameters"
-    if data.corpus:
-        words += f", the {data.corpus.others:,} rows of tokens that do not occur as one"
-    if state["base"]:
-        words += f", fine-tuned from {state['base']['name']}"
-    if state["lora_rank"]:
-        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        words += f", {learning:,} of them learn (rank {state['lora_rank']})"
+    if isinstance(model, CompactGPT):
+        c = model.config
+        full = model.num_params() + (c.vocab_size - len(model.lm_head.weight)) * c.n_embd
+        words = f"{full:,} parameters; {model.num_params():,} while it trains: the {model.n_other:,} tokens that do not"
+        words += " occur share one row of the table"
+    if progress.base:
+        words += f", fine-tuned from {progress.base['name']}"
+    if progress.lora_rank:
+        n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        words += f", {n_trained:,} of them trained (rank {progress.lora_rank})"
     return words

@@ -1,4 +1,4 @@
-"""What a model begins with: attention that sees the last tokens, and no idea yet of what follows."""
+"""The initial weights attend to the last tokens and do not predict anything yet."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm.model import GPT, GPTConfig
-from llm.network.look_back import look_back
+from llm.network.look_back import set_look_back_weights
 
 
 def attention(model, idx):
@@ -29,29 +29,29 @@ def test_each_head_of_the_first_two_blocks_attends_to_the_token_at_its_distance(
     shape |= dict(block_size=256, vocab_size=4000, bias=False, dropout=0.0, gelu="tanh")
     torch.manual_seed(0)
     model = GPT(GPTConfig(**shape))
-    look_back(model)
+    set_look_back_weights(model)
     weights = attention(model, torch.randint(4000, (1, 256)))
-    for nearest, block, mostly in ((1, weights[0], 0.99), (2, weights[1], 0.9)):
+    for nearest, block, median in ((1, weights[0], 0.99), (2, weights[1], 0.9)):
         for head, weight in enumerate(block):
             looked = weight.diagonal(-(nearest + head))
-            assert looked.median() > mostly and looked.min() > 0.5
+            assert looked.median() > median and looked.min() > 0.5
 
 
-def test_nothing_is_foretold_yet(tiny_model):
+def test_all_tokens_are_about_equally_likely(tiny_model):
     model = tiny_model(n_embd=384, n_head=6, block_size=64, vocab_size=1000)
-    look_back(model)
+    set_look_back_weights(model)
     x = torch.randint(1000, (8, 64))
     assert model(x, torch.randint(1000, (8, 64)))[1].item() == pytest.approx(math.log(1000), abs=1.5)
 
 
 @pytest.mark.parametrize("shape", [dict(n_embd=4, n_head=4), dict(n_embd=6, n_head=2), dict(bias=True, n_layer=1)])
-def test_any_shape_can_begin_so_and_the_same_seed_gives_the_same(tiny_model, shape):
+def test_any_shape_works_and_the_same_seed_gives_the_same_weights(tiny_model, shape):
     first, second = tiny_model(**shape), tiny_model(seed=1, **shape)
     for model in (first, second):
         torch.manual_seed(3)
         for p in model.parameters():
             torch.nn.init.normal_(p)
-        look_back(model)
+        set_look_back_weights(model)
     assert all(
         torch.equal(a, b) and a.isfinite().all() for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )

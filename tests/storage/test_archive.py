@@ -1,4 +1,7 @@
-"""A stranger's file: content comes back exactly, or one line says why not. No code runs, and memory stays small."""
+"""Untrusted files: the content is loaded exactly, or a one-line error says why not.
+
+No code in a file is run, and loading takes no more memory than the file's size.
+"""
 
 import collections
 import io
@@ -9,18 +12,20 @@ import zipfile
 
 import pytest
 import torch
+from conftest import save_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.configurator import UserError
 from llm.storage import checkpoint
-from llm.storage.archive import PICKLE, read_archive
+from llm.storage.archive import MAX_PICKLE_BYTES, read_archive
+from llm.storage.progress import Progress
 
 CONTENT = {"model": {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(2, dtype=torch.bfloat16)}, "n": [1, 2.5, "x"]}
 
 
 def archive_of(pickled: bytes, data: dict[str, bytes], *, compression=zipfile.ZIP_STORED) -> bytes:
-    """What torch.save would write for a pickle of one's own and these storages."""
+    """The bytes of a file in torch.save's format with this pickle and these storages."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -32,7 +37,7 @@ def archive_of(pickled: bytes, data: dict[str, bytes], *, compression=zipfile.ZI
 
 
 class Storage:
-    """Pickles as a reference to storage "0" of so many floats."""
+    """Pickled as a reference to storage "0" with n floats."""
 
     def __init__(self, n=1):
         self.n = n
@@ -45,7 +50,7 @@ class Pickler(pickle.Pickler):
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """Pickled as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -67,18 +72,18 @@ def nested(depth):
     return inner
 
 
-def laughs():
-    """Ten lists, each ten times in the next: some 10,000,000,000 parts in a few hundred bytes."""
+def billion_laughs():
+    """Ten lists, each contained ten times in the next: 10,000,000,000 parts in a few hundred bytes."""
     inner = ["ha"] * 10
     for _ in range(9):
         inner = [inner] * 10
     return inner
 
 
-def itself():
-    inner = {}
-    inner["again"] = inner
-    return inner
+def containing_itself():
+    outer = {}
+    outer["inner"] = outer
+    return outer
 
 
 def tensor(size, stride, n=1):
@@ -91,7 +96,8 @@ def torch_saved(content) -> bytes:
     return file.getvalue()
 
 
-def twice() -> bytes:
+def duplicate_name() -> bytes:
+    """An archive with two pickles whose names differ only in case, which torch's reader ignores."""
     file = io.BytesIO(torch_saved(CONTENT))
     with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,18 +105,20 @@ def twice() -> bytes:
     return file.getvalue()
 
 
-def larger_than_it_is() -> bytes:
-    """The directory says that the first storage has a terabyte, by a 64-bit size."""
+def huge_size_in_directory() -> bytes:
+    """An archive whose directory says that the first storage has two gigabytes."""
     data = torch_saved(CONTENT)
-    at = data.index(b"PK\x01\x02", data.index(b"archive/data/0"))
-    at = next(i for i in range(at, len(data)) if data[i : i + 4] == b"PK\x01\x02" and b"data/0" in data[i : i + 80])
-    return data[: at + 20] + struct.pack("<II", 2**31, 2**31) + data[at + 28 :]
+    entry = next(i for i in range(len(data)) if data[i : i + 4] == b"PK\x01\x02" and b"data/0" in data[i : i + 80])
+    return data[: entry + 20] + struct.pack("<II", 2**31, 2**31) + data[entry + 28 :]
 
 
 HOSTILE = {
     "code": (lambda: archive_of(pickled(Call(exec, "raise SystemExit")), {}), "more than plain data"),
-    "code, other words": (lambda: archive_of(pickled(Call(exec, "x"), protocol=4), {}), "more than plain data"),
-    "memory by a builtin": (lambda: archive_of(pickled(Call(bytearray, 10**12)), {}), "more than plain data"),
+    "code in a newer pickle protocol": (
+        lambda: archive_of(pickled(Call(exec, "x"), protocol=4), {}),
+        "more than plain data",
+    ),
+    "a builtin that takes memory": (lambda: archive_of(pickled(Call(bytearray, 10**12)), {}), "more than plain data"),
     "sparse": (lambda: torch_saved({"a": torch.eye(3).to_sparse()}), "more than plain data"),
     "old format": (lambda: pickle.dumps(CONTENT["n"]), "not a file that torch.save wrote, or cut short"),
     "text": (lambda: b"once upon a time", "not a file that torch.save wrote, or cut short"),
@@ -119,13 +127,13 @@ HOSTILE = {
         lambda: archive_of(pickled(["\0" * 10**6]), {}, compression=zipfile.ZIP_DEFLATED),
         "a part of it is compressed",
     ),
-    "a zip bomb's header": (larger_than_it_is, "larger than the file"),
-    "two of a name": (twice, "its directory names something twice"),
+    "a directory that states a huge size": (huge_size_in_directory, "larger than the file"),
+    "two parts of one name": (duplicate_name, "its directory names something twice"),
     "no pickle": (lambda: archive_of(b"", {}).replace(b"data.pkl", b"data.txt"), "not what torch.save writes"),
-    "a huge pickle": (lambda: archive_of(b"]" * (PICKLE + 1) + b".", {}), "not what torch.save writes"),
-    "laughs": (lambda: archive_of(pickled(laughs()), {}), "unfolds to more than the file holds"),
-    "itself": (lambda: archive_of(pickled(itself()), {}), "unfolds to more than the file holds"),
-    "deep": (lambda: archive_of(pickled(nested(200)), {}), "unfolds to more than the file holds"),
+    "a huge pickle": (lambda: archive_of(b"]" * (MAX_PICKLE_BYTES + 1) + b".", {}), "not what torch.save writes"),
+    "billion laughs": (lambda: archive_of(pickled(billion_laughs()), {}), "unfolds to more than the file holds"),
+    "a dict in itself": (lambda: archive_of(pickled(containing_itself()), {}), "unfolds to more than the file holds"),
+    "deep nesting": (lambda: archive_of(pickled(nested(200)), {}), "unfolds to more than the file holds"),
     "a tensor of a terabyte over a number": (
         lambda: archive_of(pickled(tensor((2**38,), (0,))), {"0": b"\0\0\0\0"}),
         "a tensor in it is larger than its data",
@@ -146,7 +154,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_told_in_one_line(folder, name, mmap):
+def test_a_hostile_file_gives_a_one_line_error(folder, name, mmap):
     make, message = HOSTILE[name]
     path = folder / "ckpt.pt"
     path.write_bytes(make())
@@ -155,14 +163,14 @@ def test_a_hostile_file_is_told_in_one_line(folder, name, mmap):
     assert str(path) in str(error.value)
 
 
-def test_plain_data_comes_back_as_it_was(folder):
+def test_plain_data_is_loaded_unchanged(folder):
     path = folder / "ckpt.pt"
     torch.save(CONTENT, path)
     for mmap in (False, True):
         assert checkpoint.digest(read_archive(path, mmap=mmap)) == checkpoint.digest(CONTENT)
 
 
-def test_a_folder_and_a_file_that_may_not_be_read_are_told(folder):
+def test_a_folder_and_a_missing_file_give_an_error(folder):
     with pytest.raises(UserError, match="cannot read .*: Is a directory"):
         read_archive(folder, mmap=True)
     with pytest.raises(UserError, match="cannot read .*: No such file"):
@@ -172,22 +180,20 @@ def test_a_folder_and_a_file_that_may_not_be_read_are_told(folder):
 @pytest.fixture(scope="module")
 def saved(tiny_model, folder):
     """(path, bytes, digest) of a checkpoint of ours."""
-    path, model = folder / "good.pt", tiny_model(vocab_size=7)
-    checkpoint.save(
+    path = folder / "good.pt"
+    save_checkpoint(
         path,
-        model=model,
-        optimizers=[torch.optim.AdamW(model.parameters())],
-        iter_num=3,
-        best_val_loss=1e9,
+        model=tiny_model(vocab_size=7),
+        progress=Progress(iter_num=3, position=[0, 1], text_sha256="0"),
         config={"dataset": "x"},
         tokenizer_description={"kind": "characters", "characters": "abcdefg"},
         corpus_ids=[1, 2],
-        loop={"place": [0, 1], "text_sha256": "0"},
     )
     return path, path.read_bytes(), checkpoint.digest(checkpoint.read(path, checkpoint.PARTS))
 
 
-def is_refused_or_right(path, expected):
+def is_refused(path, expected) -> bool:
+    """Whether reading gives a one-line error; if it does not, the content must have the expected digest."""
     try:
         content = checkpoint.read(path, checkpoint.PARTS)
     except UserError as e:
@@ -199,31 +205,30 @@ def is_refused_or_right(path, expected):
 
 @given(data=st.data())
 @settings(deadline=None, max_examples=150)
-def test_a_checkpoint_cut_flipped_or_swapped_is_refused_or_right(saved, data):
+def test_a_checkpoint_cut_flipped_or_swapped_is_refused_or_read_correctly(saved, data):
     path, good, expected = saved
     at = data.draw(st.integers(0, len(good) - 1))
-    how = data.draw(st.sampled_from(["cut", "flip", "swap", "insert"]))
+    damage = data.draw(st.sampled_from(["cut", "flip", "swap", "insert"]))
     other = data.draw(st.integers(0, len(good) - 9))
     bad = bytearray(good)
-    if how == "cut":
+    if damage == "cut":
         del bad[at:]
-    elif how == "flip":
+    elif damage == "flip":
         bad[at] ^= 1 << data.draw(st.integers(0, 7))
-    elif how == "swap":
+    elif damage == "swap":
         bad[at : at + 8], bad[other : other + 8] = bad[other : other + 8], bad[at : at + 8]
     else:
         bad[at:at] = bytes(bad[other : other + 8])
     damaged = path.with_name("bad.pt")
     damaged.write_bytes(bytes(bad))
-    refused = is_refused_or_right(damaged, expected)
-    assert refused or how != "cut"
+    assert is_refused(damaged, expected) or damage != "cut"
 
 
 @given(content=st.binary(max_size=300))
 @settings(deadline=None)
-def test_any_bytes_are_told_in_one_line(folder, content):
+def test_random_bytes_give_a_one_line_error(folder, content):
     path = folder / "any.pt"
     for data in (content, archive_of(content, {"0": content})):
         path.write_bytes(data)
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="any.pt is damaged or no checkpoint|any.pt holds more than plain data"):
             checkpoint.read(path, ())

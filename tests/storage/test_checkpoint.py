@@ -1,50 +1,53 @@
-"""A checkpoint comes back as it was, in both directions with nanoGPT, and nothing damaged is ever used."""
+"""Checkpoints: loaded as they were saved, exchanged with nanoGPT in both directions, refused when damaged."""
 
 import dataclasses
 import pickle
 
 import pytest
 import torch
-from conftest import hugging_face_gpt2, with_nanogpts_names
+from conftest import hugging_face_gpt2, save_checkpoint, with_nanogpts_names
 
 from llm.configurator import UserError
 from llm.storage import checkpoint, pretrained
+from llm.storage.progress import Progress
 from llm.text import tokenizer
 from llm.training import optim
 
-RATES = dict(optimizer="muon", learning_rate=0.01, muon_lr=0.02, muon_momentum=0.9, weight_decay=0.1, betas=(0.9, 0.95))
+OPTIMIZER = dict(optimizer="muon", learning_rate=0.01, muon_lr=0.02, weight_decay=0.1, betas=(0.9, 0.95))
+
+
+PROGRESS = Progress(iter_num=1, position=[0, 3], seconds=1.5, metrics_bytes=10, text_sha256="x")
 
 
 @pytest.fixture
 def saved(tiny_model, tmp_path):
-    """saved(**changes) writes a checkpoint of a tiny model that was trained for a step; returns (path, model)."""
+    """saved(...) writes a checkpoint of a tiny model that was trained for one update; returns (path, model)."""
 
-    def saved(name="ckpt.pt", **changes):
+    def saved(name="ckpt.pt", progress=PROGRESS):
         model = tiny_model(vocab_size=64)
-        optimizers = optim.make_optimizers(model, **RATES)
+        optimizers = optim.make_optimizers(model, **OPTIMIZER)
         idx = torch.randint(61, (1, 9))
         model(idx[:, :-1], idx[:, 1:])[1].backward()
         for optimizer in optimizers:
             optimizer.step()
-        parts = dict(
+        path = tmp_path / "out" / name
+        path.parent.mkdir(exist_ok=True)
+        save_checkpoint(
+            path,
             model=model,
             optimizers=optimizers,
-            iter_num=1,
-            best_val_loss=1e9,
+            progress=progress,
             config={"dataset": "story"},
             tokenizer_description=tokenizer.characters("abc").description,
             corpus_ids=[0, 1, 2],
-            loop={"place": [0, 3], "seconds": 1.5, "metrics_bytes": 10, "text_sha256": "x"},
         )
-        (tmp_path / "out").mkdir(exist_ok=True)
-        checkpoint.save(tmp_path / "out" / name, **parts | changes)
-        return tmp_path / "out" / name, model
+        return path, model
 
     return saved
 
 
 def nanogpt_file(path, model, state_dict=None, **changes):
-    """Writes what nanoGPT's train.py writes for a compiled model of this shape."""
+    """Write what nanoGPT's train.py writes for a compiled model of this shape."""
     state_dict = state_dict or model.state_dict()
     nanogpt = {
         "model": {f"_orig_mod.{name}": tensor for name, tensor in state_dict.items()},
@@ -58,7 +61,7 @@ def nanogpt_file(path, model, state_dict=None, **changes):
     torch.save(nanogpt | changes, path)
 
 
-def test_load_model_gives_back_weights_tokenizer_and_origin(saved):
+def test_load_model_returns_weights_tokenizer_and_origin(saved):
     path, model = saved()
     loaded, encoder, info = pretrained.load_model(str(path.parent))
     idx = torch.randint(61, (2, 16))
@@ -68,18 +71,44 @@ def test_load_model_gives_back_weights_tokenizer_and_origin(saved):
     assert (info.iter_num, info.dataset, info.corpus_ids, info.text_sha256) == (1, "story", [0, 1, 2], "x")
 
 
-def test_keys_are_nanogpts_and_ours(saved):
-    keys = set(torch.load(saved()[0], weights_only=True))
-    assert keys >= {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"}
-    assert keys - {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"} == {
-        "format",
-        "gelu",
-        "optimizers",
-        "tokenizer",
-        "corpus_ids",
-        "loop",
-        "checksums",
+def test_the_keys_are_nanogpts_and_ours(saved):
+    nanogpts = {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"}
+    ours = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}
+    assert set(torch.load(saved()[0], weights_only=True)) == nanogpts | ours
+
+
+def test_the_state_of_training_comes_back(saved):
+    assert checkpoint.read(saved()[0], parts=())["progress"] == PROGRESS
+
+
+def as_format_1(path):
+    """Rewrite a checkpoint as commit b3bb275 wrote it: other names in loop, no threads."""
+    content = torch.load(path, weights_only=True)
+    old_names = {
+        "position": "place",
+        "replay_starts": "again",
+        "evals_without_gain": "stale",
+        "stop_reason": "ended",
+        "skipped_updates": "skipped",
+        "baseline": "before",
     }
+    loop = {old_names.get(name, name): value for name, value in content["loop"].items() if name != "threads"}
+    content |= {"format": 1, "loop": loop}
+    torch.save(content | {"checksums": checkpoint.checksums(content)}, path)
+
+
+def test_a_checkpoint_of_format_1_is_read(saved):
+    progress = dataclasses.replace(
+        PROGRESS, replay_starts=[4, 8], evals_without_gain=2, stop_reason="patience", skipped_updates=3
+    )
+    path, model = saved(progress=progress)
+    as_format_1(path)
+    assert torch.load(path, weights_only=True)["loop"]["place"] == [0, 3]
+    content = checkpoint.read(path, parts=checkpoint.PARTS)
+    assert content["format"] == 1 and content["progress"] == progress
+    idx = torch.randint(61, (2, 16))
+    loaded, _, info = pretrained.load_model(str(path.parent))
+    assert torch.equal(loaded(idx)[0], model(idx)[0]) and info.text_sha256 == "x"
 
 
 def test_a_nanogpt_checkpoint_loads_and_computes_what_nanogpt_does(tiny_model, tmp_path):
@@ -93,11 +122,11 @@ def test_a_nanogpt_checkpoint_loads_and_computes_what_nanogpt_does(tiny_model, t
     assert encoder is tokenizer.gpt2() and info.corpus_ids is None and info.iter_num == 7
 
 
-def test_a_nanogpt_checkpoint_of_characters_takes_its_datasets_tokenizer(tiny_model, tmp_path, prepare, capsys):
+def test_a_nanogpt_checkpoint_of_characters_uses_its_datasets_tokenizer(tiny_model, tmp_path, prepare, capsys):
     prepare("chars", text="abcabc" * 9, encoder=tokenizer.characters("abc"))
     nanogpt_file(tmp_path / "out" / "ckpt.pt", tiny_model(vocab_size=3), config={"dataset": "chars"})
     assert pretrained.load_model(str(tmp_path / "out"))[1].encode("cab") == [2, 0, 1]
-    assert "taken from the dataset chars" in capsys.readouterr().err
+    assert "using the tokenizer of dataset chars" in capsys.readouterr().err
 
 
 def test_a_nanogpt_checkpoint_of_characters_without_its_dataset_says_what_to_prepare(tiny_model, tmp_path, data):
@@ -106,11 +135,11 @@ def test_a_nanogpt_checkpoint_of_characters_without_its_dataset_says_what_to_pre
         pretrained.load_model(str(tmp_path / "out"))
 
 
-def test_the_optimizers_come_back(saved):
+def test_the_optimizers_states_come_back(saved):
     path, _ = saved()
     read = checkpoint.read(path, parts=checkpoint.PARTS)
     model = pretrained.build_model(read, path)
-    adamw, muon = optim.make_optimizers(model, **RATES)
+    adamw, muon = optim.make_optimizers(model, **OPTIMIZER)
     checkpoint.restore_optimizers([adamw, muon], read, path)
     assert len(adamw.state) + len(muon.state) == len(list(model.parameters()))
     assert all(state["step"] == 1 for state in adamw.state.values())
@@ -120,13 +149,13 @@ def test_the_optimizers_come_back(saved):
 def test_another_optimizers_state_is_refused(saved):
     path, _ = saved()
     read = checkpoint.read(path, parts=checkpoint.PARTS)
-    optimizers = optim.make_optimizers(pretrained.build_model(read, path), **RATES | {"optimizer": "adamw"})
+    optimizers = optim.make_optimizers(pretrained.build_model(read, path), **OPTIMIZER | {"optimizer": "adamw"})
     with pytest.raises(UserError, match="does not fit this model and optimizer"):
         checkpoint.restore_optimizers(optimizers, read, path)
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "optimizers", "rest"])
-def test_a_changed_value_is_found_in_each_part(saved, part):
+def test_a_changed_value_is_detected_in_each_part(saved, part):
     path, _ = saved()
     content = torch.load(path, weights_only=True)
     if part == "model":
@@ -143,11 +172,14 @@ def test_a_changed_value_is_found_in_each_part(saved, part):
 
 
 def test_sampling_reads_a_checkpoint_whose_optimizer_is_damaged(saved):
-    path, _ = saved()
+    path, model = saved()
     content = torch.load(path, weights_only=True)
     content["optimizer"]["state"][0]["exp_avg"] += 1
     torch.save(content, path)
-    pretrained.load_model(str(path.parent))
+    with pytest.raises(UserError, match="checksum of its part 'optimizer'"):
+        checkpoint.read(path, parts=checkpoint.PARTS)
+    loaded = pretrained.load_model(str(path.parent))[0]
+    assert checkpoint.digest(loaded.state_dict()) == checkpoint.digest(model.state_dict())
 
 
 class Bomb:
@@ -160,7 +192,7 @@ def cut(path):
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "damage, message",
     [
         (cut, "damaged or no checkpoint"),
         (lambda p: p.write_text("not a checkpoint"), "damaged or no checkpoint"),
@@ -171,9 +203,9 @@ def cut(path):
         (lambda p: torch.save([1, 2], p), "its keys are not a checkpoint's"),
     ],
 )
-def test_what_is_no_checkpoint_is_told_in_one_line(saved, spoil, message):
+def test_a_file_that_is_no_checkpoint_gives_a_one_line_error(saved, damage, message):
     path, _ = saved()
-    spoil(path)
+    damage(path)
     with pytest.raises(UserError, match=message):
         pretrained.load_model(str(path.parent))
 
@@ -181,7 +213,7 @@ def test_what_is_no_checkpoint_is_told_in_one_line(saved, spoil, message):
 def test_a_newer_format_is_refused(saved):
     path, _ = saved()
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
-    with pytest.raises(UserError, match="format 99, this llm reads up to 1: update llm"):
+    with pytest.raises(UserError, match="format 99, this llm reads up to 2: update llm"):
         pretrained.load_model(str(path.parent))
 
 
@@ -204,12 +236,12 @@ def test_a_missing_out_dir_lists_those_that_exist(saved, monkeypatch):
         checkpoint.find("out", "ckpt_init.pt")
 
 
-def test_model_args_are_nanogpts_alone(saved):
+def test_model_args_are_only_nanogpts(saved):
     names = {"n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout"}
     assert set(torch.load(saved()[0], weights_only=True)["model_args"]) == names
 
 
-def test_a_new_run_puts_an_earlier_ones_checkpoint_aside(saved, capsys):
+def test_a_new_run_keeps_an_earlier_runs_checkpoint_as_previous(saved, capsys):
     path, _ = saved()
     saved("ckpt_last.pt")
     checkpoint.clear_out_dir(path.parent, resumed=False)
@@ -217,7 +249,7 @@ def test_a_new_run_puts_an_earlier_ones_checkpoint_aside(saved, capsys):
     assert "its checkpoint is now ckpt_previous.pt" in capsys.readouterr().err
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+def test_a_failed_save_leaves_the_old_file_and_no_temporary_file(saved, monkeypatch):
     path, _ = saved()
     old = path.read_bytes()
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -227,17 +259,31 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "loop",
+    "wrong, message",
     [
-        {"skipped": "many"},
-        {"before": [1]},
-        {"base": {"name": "x", "sha256": "0"}},  # without a path
-        {"base": "x"},
-        {"lora_rank": -1},
-        {"lora_rank": 4},  # without a base
+        ({"skipped_updates": "many"}, "state of training is not what is expected: skipped_updates"),
+        ({"baseline": [1]}, "state of training is not what is expected: baseline"),
+        ({"base": {"name": "x", "sha256": "0"}}, "state of training is not what is expected: base"),  # without a path
+        ({"base": "x"}, "state of training is not what is expected: base"),
+        ({"lora_rank": -1}, "state of training is not what is expected: lora_rank"),
+        ({"lora_rank": 4}, "do not fit its model_args: they are LoRA weights, and their base model is not named"),
     ],
 )
-def test_a_place_to_go_on_that_makes_no_sense_is_told(saved, loop):
-    path, _ = saved(loop=loop)
-    with pytest.raises(UserError, match="its part 'loop' is not what is expected|do not fit its model_args"):
+def test_a_state_of_training_that_no_run_has_is_refused(saved, wrong, message):
+    path, _ = saved(progress=dataclasses.replace(PROGRESS, **wrong))
+    with pytest.raises(UserError, match=message):
         pretrained.load_model(str(path.parent))
+
+
+def test_a_tokenizer_larger_than_the_token_table_is_refused(tiny_model, tmp_path):
+    save_checkpoint(tmp_path / "ckpt.pt", model=tiny_model(vocab_size=64))  # with GPT-2's tokenizer
+    with pytest.raises(UserError, match="its tokenizer has 50257 ids, its token table 64 rows"):
+        pretrained.load_model(str(tmp_path))
+
+
+def test_a_corpus_id_that_the_tokenizer_lacks_is_refused(tiny_model, tmp_path):
+    description = tokenizer.characters("abc").description
+    parts = dict(tokenizer_description=description, corpus_ids=[0, 3])
+    save_checkpoint(tmp_path / "ckpt.pt", model=tiny_model(vocab_size=64), **parts)
+    with pytest.raises(UserError, match="its tokenizer has 3 ids, .* the largest id of its corpus is 3"):
+        pretrained.load_model(str(tmp_path))

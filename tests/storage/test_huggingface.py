@@ -1,18 +1,21 @@
-"""Hugging Face's transformers is the reference: what it saves we read, what we write it reads, to the same numbers."""
+"""Exchange with Hugging Face's transformers, in both directions and to the same numbers, and with llama.cpp."""
 
+import ast
 import json
+import re
+import shlex
 import shutil
 import struct
 
 import pytest
 import torch
-from conftest import STORY, hugging_face_gpt2, save_trained
+from conftest import STORY, hugging_face_gpt2, save_checkpoint, save_trained
 
 from llm import export
 from llm.configurator import UserError
 from llm.reading.generate import generate
 from llm.reading.reader import Reader
-from llm.storage import checkpoint, huggingface, pretrained
+from llm.storage import gguf, huggingface, pretrained
 from llm.text import tokenizer
 
 SHAPES = [
@@ -23,12 +26,13 @@ SHAPES = [
 
 
 def greedy(model, prompt, n) -> list[int]:
+    """Our greedy continuation of a prompt, n tokens."""
     reader = Reader(model, torch.arange(model.config.vocab_size), torch.float32)
     return [token for _, token in generate(reader, list(prompt), max_new_tokens=n)]
 
 
-def says(reference, prompt, n) -> list[int]:
-    """transformers' greedy continuation."""
+def reference_greedy(reference, prompt, n) -> list[int]:
+    """transformers' greedy continuation of a prompt, n tokens."""
     idx = torch.tensor([prompt])
     options = dict(max_new_tokens=n, do_sample=False, pad_token_id=0, eos_token_id=None)
     return reference.generate(idx, attention_mask=torch.ones_like(idx), **options)[0, len(prompt) :].tolist()
@@ -38,14 +42,15 @@ def says(reference, prompt, n) -> list[int]:
 def test_a_model_that_transformers_saved_computes_the_same(tmp_path, shape):
     reference = hugging_face_gpt2(**shape)
     with torch.no_grad():
-        for name, p in reference.named_parameters():  # biases begin as zeros, and any slip would pass
-            torch.nn.init.normal_(p, std=0.1) if name.endswith("bias") else None
+        for name, p in reference.named_parameters():
+            if name.endswith("bias"):  # they start as zeros, which would hide a mistake
+                torch.nn.init.normal_(p, std=0.1)
     reference.save_pretrained(tmp_path)
     model = huggingface.load(tmp_path).eval()
     idx = torch.randint(90, (2, model.config.block_size))
     torch.testing.assert_close(model(idx, idx)[0], reference(idx).logits, rtol=1e-4, atol=1e-4)
     n = min(200, model.config.block_size - 5)
-    assert greedy(model, [1, 2, 3, 4, 5], n) == says(reference, [1, 2, 3, 4, 5], n)
+    assert greedy(model, [1, 2, 3, 4, 5], n) == reference_greedy(reference, [1, 2, 3, 4, 5], n)
 
 
 def test_weights_in_several_files_without_the_prefix_and_in_half_precision_are_read(tmp_path):
@@ -63,7 +68,7 @@ def test_weights_in_several_files_without_the_prefix_and_in_half_precision_are_r
 
 
 @pytest.mark.parametrize("bias, gelu", [(False, "tanh"), (True, "none")])
-def test_exported_and_back_is_bit_identical_and_transformers_says_the_same(tiny_model, tmp_path, bias, gelu):
+def test_save_and_load_are_bit_identical_and_transformers_continues_the_same(tiny_model, tmp_path, bias, gelu):
     transformers = pytest.importorskip("transformers")
     model = tiny_model(bias=bias, gelu=gelu, block_size=64)
     (tmp_path / "hf").mkdir()
@@ -75,10 +80,10 @@ def test_exported_and_back_is_bit_identical_and_transformers_says_the_same(tiny_
     reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     idx = torch.randint(61, (2, 64))
     torch.testing.assert_close(reference(idx).logits, model(idx, idx)[0], rtol=1e-4, atol=1e-4)
-    assert says(reference, [3, 1, 4], 50) == greedy(model, [3, 1, 4], 50)
+    assert reference_greedy(reference, [3, 1, 4], 50) == greedy(model, [3, 1, 4], 50)
 
 
-def spoiled(folder, **changes):
+def change_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -101,17 +106,20 @@ def bad_index(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "damage, message",
     [
-        (lambda f: spoiled(f, model_type="llama"), "another architecture than GPT-2's: model_type = 'llama'"),
-        (lambda f: spoiled(f, activation_function="relu"), "another architecture .* activation_function = 'relu'"),
-        (lambda f: spoiled(f, n_inner=7), "another architecture .* n_inner = 7"),
-        (lambda f: spoiled(f, n_embd="x"), "does not describe a GPT-2"),
-        (lambda f: spoiled(f, n_layer=2**40), "does not describe a GPT-2"),
-        (lambda f: spoiled(f, n_layer=2**30), "do not fit its config.json: 1073741824 layers"),
-        (lambda f: spoiled(f, n_layer=4), r"do not fit its config.json: h.3.ln_1.weight"),
-        (lambda f: spoiled(f, n_layer=2), r"do not fit its config.json: h.2"),
-        (lambda f: spoiled(f, n_embd=64), r"wte.weight is torch.float32 \[97, 32\], not \[97, 64\]"),
+        (lambda f: change_config(f, model_type="llama"), "another architecture than GPT-2's: model_type = 'llama'"),
+        (
+            lambda f: change_config(f, activation_function="relu"),
+            "another architecture .* activation_function = 'relu'",
+        ),
+        (lambda f: change_config(f, n_inner=7), "another architecture .* n_inner = 7"),
+        (lambda f: change_config(f, n_embd="x"), "does not describe a GPT-2"),
+        (lambda f: change_config(f, n_layer=2**40), "does not describe a GPT-2"),
+        (lambda f: change_config(f, n_layer=2**30), "do not fit its config.json: 1073741824 layers"),
+        (lambda f: change_config(f, n_layer=4), r"do not fit its config.json: h.3.ln_1.weight"),
+        (lambda f: change_config(f, n_layer=2), r"do not fit its config.json: h.2"),
+        (lambda f: change_config(f, n_embd=64), r"wte.weight is torch.float32 \[97, 32\], not \[97, 64\]"),
         (lambda f: (f / "config.json").write_text("["), "does not describe a GPT-2"),
         (cut, "the weights in .* are damaged"),
         (huge_header, "the weights in .* are damaged"),
@@ -119,14 +127,14 @@ def bad_index(folder):
         (bad_index, "index.json is damaged"),
     ],
 )
-def test_what_is_no_gpt2_is_told_in_one_line(tmp_path, spoil, message):
+def test_a_folder_that_holds_no_gpt2_gives_a_one_line_error(tmp_path, damage, message):
     hugging_face_gpt2().save_pretrained(tmp_path)
-    spoil(tmp_path)
+    damage(tmp_path)
     with pytest.raises(UserError, match=message):
         huggingface.load(tmp_path)
 
 
-def test_without_a_network_it_says_what_to_download_where(monkeypatch, tmp_path):
+def test_without_a_network_the_error_says_what_to_download_and_where(monkeypatch, tmp_path):
     pytest.importorskip("huggingface_hub")
     from huggingface_hub import constants
 
@@ -140,11 +148,11 @@ def test_without_a_network_it_says_what_to_download_where(monkeypatch, tmp_path)
 
 @pytest.fixture
 def learned(tiny_model, prepare, tmp_path):
-    """out/, a model of the story's tokens with random weights; its folder."""
+    """A folder with out/, a model of the story's tokens with random weights."""
     story = prepare("story", STORY[:3000])
     (tmp_path / "out").mkdir()
     model = tiny_model(vocab_size=50304, n_embd=32, block_size=128)
-    save_trained(tmp_path / "out" / "ckpt.pt", model, story.train, story.ids, dataset="story")
+    save_trained(tmp_path / "out" / "ckpt.pt", model, story.train, story.corpus_ids, dataset="story")
     return tmp_path
 
 
@@ -153,37 +161,84 @@ def test_an_exported_folder_works_offline_in_transformers(learned, monkeypatch, 
     monkeypatch.chdir(learned)
     export.main(export.Settings(to="hf"))
     assert "wrote to hf: README.md" in capsys.readouterr().out
-    words = "It was the year's shortest day; “quotes” and ünïcode, 12,345"
-    theirs = transformers.AutoTokenizer.from_pretrained("hf")
-    assert theirs(words)["input_ids"] == tokenizer.gpt2().encode(words)
-    tell = transformers.pipeline("text-generation", model="hf")
-    said = tell("The echo", max_new_tokens=20, do_sample=False)[0]["generated_text"]
+    text = "It was the year's shortest day; “quotes” and ünïcode, 12,345"
+    reference_tokenizer = transformers.AutoTokenizer.from_pretrained("hf")
+    assert reference_tokenizer(text)["input_ids"] == tokenizer.gpt2().encode(text)
+    generate = transformers.pipeline("text-generation", model="hf")
+    generated = generate("The echo", max_new_tokens=20, do_sample=False)[0]["generated_text"]
     ids = tokenizer.gpt2().encode("The echo")
-    reference = says(transformers.AutoModelForCausalLM.from_pretrained("hf"), ids, 20)
-    assert said == theirs.decode(ids + reference)
-    assert reference == greedy(pretrained.load_model("out")[0], ids, 20)
+    continuation = reference_greedy(transformers.AutoModelForCausalLM.from_pretrained("hf"), ids, 20)
+    assert generated == reference_tokenizer.decode(ids + continuation)
+    assert continuation == greedy(pretrained.load_model("out")[0], ids, 20)
     card = (learned / "hf" / "README.md").read_text()
     assert "- trained on: story" in card and "recites its training text" in card and "not measured" in card
 
 
-def test_a_file_for_llama_cpp_holds_the_weights_and_the_tokenizer(learned, monkeypatch):
-    gguf = pytest.importorskip("gguf")
+def test_the_model_cards_example_names_the_folder_and_words_of_the_book(learned, monkeypatch, capsys):
+    """A reader of an exported folder pastes the example: it must not need a change."""
+    monkeypatch.chdir(learned)
+    export.main(export.Settings(to="models/tale hf"))
+    card = (learned / "models" / "tale hf" / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    prompt = re.search(r"^prompt = (.*)$", code, re.M)[1]
+    assert 'model="models/tale hf"' in code and ast.parse(code)
+    assert len(ast.literal_eval(prompt)) > 10 and ast.literal_eval(prompt) in STORY
+    pytest.importorskip("transformers")
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.startswith(ast.literal_eval(prompt))
+
+
+def test_the_gguf_cards_example_is_a_command_with_the_same_names(learned, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.chdir(learned)
+    export.main(export.Settings(to="tale gguf", format="gguf"))
+    card = (learned / "tale gguf" / "README.md").read_text()
+    line = next(line for line in card.splitlines() if "llama-cli" in line)
+    program, _, model, *_, prompt = shlex.split(line)
+    assert program == "llama-cli" and (learned / model).is_file() and len(prompt) > 10 and prompt in STORY
+
+
+@pytest.mark.parametrize("change", ["removed", "another text"])
+def test_without_the_training_text_the_cards_example_has_a_neutral_prompt(learned, data, prepare, monkeypatch, change):
+    monkeypatch.chdir(learned)
+    if change == "removed":
+        shutil.rmtree(data / "story")
+    else:
+        prepare("story", STORY[3000:6000])
+    export.main(export.Settings(to="hf"))
+    assert 'prompt = "Once upon a time"' in (learned / "hf" / "README.md").read_text()
+
+
+def test_the_model_card_states_the_recall_of_this_checkpoint(learned, monkeypatch):
+    monkeypatch.chdir(learned)
+    figures = {"step": 12, "recall": 0.98917, "recited": 458, "windows": 1463}
+    (learned / "out" / "recall.json").write_text(json.dumps(figures))
+    export.main(export.Settings(to="measured"))
+    assert "after the 50 before): 0.9892 (458 of 1,463 windows)" in (learned / "measured" / "README.md").read_text()
+    (learned / "out" / "recall.json").write_text(json.dumps(figures | {"step": 11}))  # of an earlier checkpoint
+    export.main(export.Settings(to="unmeasured"))
+    assert "after the 50 before): not measured" in (learned / "unmeasured" / "README.md").read_text()
+
+
+def test_a_gguf_file_holds_the_weights_and_the_tokenizer(learned, monkeypatch):
+    gguf_py = pytest.importorskip("gguf")
     monkeypatch.chdir(learned)
     export.main(export.Settings(to="there/x", format="gguf"))
-    read = gguf.GGUFReader(learned / "there" / "x" / "model.gguf")
-    model, tensors = pretrained.load_model("out")[0], {tensor.name: tensor.data for tensor in read.tensors}
+    reader = gguf_py.GGUFReader(learned / "there" / "x" / "model.gguf")
+    model, tensors = pretrained.load_model("out")[0], {tensor.name: tensor.data for tensor in reader.tensors}
     assert (tensors["blk.1.attn_qkv.weight"] == model.transformer.h[1].attn.c_attn.weight.detach().numpy()).all()
     assert tensors["blk.0.ffn_up.bias"].shape == (128,) and "output.weight" not in tensors
-    assert len(tensors) == 4 + 2 * 12
-    tokens = read.fields["tokenizer.ggml.tokens"].contents()
+    assert len(tensors) == 4 + 2 * 12 and tensors.keys() >= {gguf.tensor_name("transformer.h.0.ln_1.weight")}
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == 50304 and tokens[464] == "The" and tokens[50256] == "<|endoftext|>"
 
 
-def test_exports_that_cannot_be_are_told_and_leave_nothing(learned, prepare, tiny_model, monkeypatch):
+def test_an_export_that_fails_gives_an_error_and_leaves_no_folder(learned, prepare, tiny_model, monkeypatch):
     monkeypatch.chdir(learned)
     with pytest.raises(UserError, match="no folder to write to: expected --to=FOLDER, such as --to=out-hf"):
         export.main(export.Settings())
-    with pytest.raises(UserError, match="--to=out is there already, and not empty"):
+    with pytest.raises(UserError, match="--to=out exists already and is not empty"):
         export.main(export.Settings(to="out"))
     monkeypatch.setattr(
         huggingface, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
@@ -192,19 +247,14 @@ def test_exports_that_cannot_be_are_told_and_leave_nothing(learned, prepare, tin
         export.main(export.Settings(to="x"))
     letters = prepare("letters", "abc" * 50, encoder=tokenizer.characters("abc"))
     (learned / "chars").mkdir()
-    model = tiny_model(vocab_size=3)
-    checkpoint.save(
+    save_checkpoint(
         learned / "chars" / "ckpt.pt",
-        model=model,
-        optimizers=[torch.optim.AdamW(model.parameters())],
-        iter_num=1,
-        best_val_loss=1e9,
+        model=tiny_model(vocab_size=3),
         config={"dataset": "letters"},
         tokenizer_description=letters.tokenizer_description,
-        corpus_ids=letters.ids,
-        loop={},
+        corpus_ids=letters.corpus_ids,
     )
-    with pytest.raises(UserError, match="reads characters, and the tokenizers of Hugging Face's GPT-2"):
+    with pytest.raises(UserError, match="is a model of characters, which Hugging Face's GPT-2"):
         export.main(export.Settings(out_dir="chars", to="x"))
     assert sorted(path.name for path in learned.iterdir()) == ["chars", "data", "out"]
 

@@ -1,25 +1,17 @@
-"""Shards hold what was prepared, and training's windows cover it evenly."""
+"""A dataset holds the text that was prepared, and damage is found when it is read."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm.configurator import UserError
-from llm.runtime import Runtime
 from llm.text import dataset, tokenizer
-from llm.text.dataset import Dataset, Split
+from llm.text.dataset import Dataset
 
 NEWER = '{"format": 9, "tokenizer": {"kind": "x"}, "shards": [{"tokens": 1}]}'
-ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)
-
-
-def numbers(n: int) -> Split:
-    """A split whose token i is i: a window shows where it was read."""
-    return Split.in_memory(list(range(n)), vocab_size=n)
 
 
 def test_shards_are_nanogpts_uint16(prepare, data):
@@ -27,7 +19,7 @@ def test_shards_are_nanogpts_uint16(prepare, data):
     assert (data / "story" / "train.bin").read_bytes() == np.array([15496, 995, 50256], dtype="<u2").tobytes()
 
 
-def test_meta_json_says_what_the_shards_are(prepare, data):
+def test_meta_json_describes_the_shards(prepare, data):
     prepare(text="abcabcabca", encoder=tokenizer.characters("abc"), val_fraction=0.2)
     meta = json.loads((data / "story" / "meta.json").read_text())
     assert meta["tokenizer"] == {"kind": "characters", "characters": "abc"}
@@ -37,7 +29,7 @@ def test_meta_json_says_what_the_shards_are(prepare, data):
     assert all(len(s["sha256"]) == 64 for s in meta["shards"])
 
 
-def test_the_end_is_held_out_and_only_it_ends_the_document(prepare):
+def test_the_held_out_part_is_the_end_of_the_text_and_alone_has_the_end_of_text_id(prepare):
     story = prepare(text="one two three four five six seven eight nine ten", val_fraction=0.25)
     encoder = tokenizer.gpt2()
     val = story.val.tokens(0, len(story.val)).tolist()
@@ -46,25 +38,26 @@ def test_the_end_is_held_out_and_only_it_ends_the_document(prepare):
     assert 50256 not in train and encoder.decode(train + val[:-1]) == "one two three four five six seven eight nine ten"
 
 
-def test_a_val_part_that_is_not_wanted_any_more_is_removed(prepare):
+def test_preparing_without_a_val_part_removes_an_earlier_one(prepare):
     assert prepare(val_fraction=0.1).val is not None
     assert prepare(val_fraction=0.0).val is None
 
 
-def test_a_text_without_tokens_to_learn_is_refused_and_nothing_is_written(prepare, data):
+def test_a_text_of_one_token_is_refused_and_nothing_is_written(prepare, data):
     with pytest.raises(UserError, match="the train part holds 1 token"):
         prepare(text="a", encoder=tokenizer.characters("a"))
     assert not (data / "story").exists()
 
 
-def test_a_short_text_gets_a_command_that_fits_it(data, capsys):
+def test_the_command_for_a_short_text_has_a_smaller_block_size(data, capsys):
     dataset.write_dataset(
         data / "short", "A short text.", tokenizer.gpt2(), val_fraction=0, source={}, train_command=("config/a.py",)
     )
     assert "--block_size=4" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_several_shards_are_one_sequence(data):
+def test_several_shards_are_one_sequence(data, monkeypatch):
+    monkeypatch.setattr(dataset, "IN_MEMORY", 0)  # bytes: read from the files each time
     folder = data / "large"
     folder.mkdir()
     tokens = np.arange(10, dtype="<u2")
@@ -75,7 +68,6 @@ def test_several_shards_are_one_sequence(data):
     meta = {"format": 1, "tokenizer": tokenizer.GPT2_DESCRIPTION, "shards": shards, "ids": list(range(10))}
     (folder / "meta.json").write_text(json.dumps(meta))
     split = dataset.Dataset("large").train
-    split._all = None  # as for a split that does not fit into memory
     for start in range(10):
         for stop in range(start + 1, 11):
             assert split.tokens(start, stop).tolist() == list(range(start, stop))
@@ -93,7 +85,7 @@ def test_several_shards_are_one_sequence(data):
         (lambda f: (f.parent / "meta.json").write_text(NEWER), "format 9"),
     ],
 )
-def test_damage_is_told_in_one_line_with_what_to_type(prepare, data, damage, message):
+def test_damage_is_reported_in_one_line_with_the_command_to_type(prepare, data, damage, message):
     prepare()
     damage(data / "story" / "train.bin")
     with pytest.raises(UserError, match=f"{message}.*prepare") as error:
@@ -101,7 +93,7 @@ def test_damage_is_told_in_one_line_with_what_to_type(prepare, data, damage, mes
     assert "\n" not in str(error.value)
 
 
-def test_a_dataset_that_is_missing_names_those_there_are(prepare):
+def test_the_message_about_a_missing_dataset_lists_the_prepared_ones(prepare):
     prepare("tales")
     with pytest.raises(UserError, match=r"dataset story is not prepared .*prepared: tales.*--dataset=story"):
         dataset.Dataset("story")
@@ -111,7 +103,7 @@ def test_nanogpts_gpt2_dataset_needs_no_meta_json(data, capsys):
     (data / "owt").mkdir()
     np.array([15496, 995], dtype="<u2").tofile(data / "owt" / "train.bin")
     owt = dataset.Dataset("owt")
-    assert owt.ids is None and len(owt.train) == 2 and owt.vocab_size == 50304
+    assert owt.corpus_ids is None and len(owt.train) == 2 and owt.vocab_size == 50304
     assert "taken for GPT-2's encoding" in capsys.readouterr().err
 
 
@@ -130,15 +122,11 @@ def test_an_id_beyond_the_vocabulary_is_refused(data):
         dataset.Dataset("owt")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the order of training
-
-
 @given(data=st.data())
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_dataset_is_refused_in_one_line_or_right(prepare, data):
+def test_a_damaged_dataset_is_refused_in_one_line_or_read_correctly(prepare, data):
     good = prepare("story", val_fraction=0.2)
-    right = [good.train.tokens(0, 10**6).tolist(), good.val.tokens(0, 10**6).tolist(), good.ids]
+    right = [good.train.tokens(0, 10**6).tolist(), good.val.tokens(0, 10**6).tolist(), good.corpus_ids]
     path = good.folder / data.draw(st.sampled_from(["meta.json", "train.bin", "val.bin"]))
     content = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
@@ -152,7 +140,7 @@ def test_a_damaged_dataset_is_refused_in_one_line_or_right(prepare, data):
     except UserError as e:
         assert "\n" not in str(e)
     else:
-        assert [found.train.tokens(0, 10**6).tolist(), found.val.tokens(0, 10**6).tolist(), found.ids] == right
+        assert [found.train.tokens(0, 10**6).tolist(), found.val.tokens(0, 10**6).tolist(), found.corpus_ids] == right
 
 
 KEYS = st.sampled_from(["format", "tokenizer", "shards", "ids", "kind", "file", "tokens"])
@@ -165,19 +153,22 @@ JSON = st.recursive(
 
 @given(meta=JSON)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_meta_json_is_told_in_one_line(data, meta):
+def test_an_invalid_meta_json_is_refused_in_one_line(data, meta):
     (data / "story").mkdir(exist_ok=True)
     (data / "story" / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError):
         Dataset("story")
 
 
-def test_a_shard_that_is_too_large_to_hash_each_time_is_hashed_where_asked(prepare, monkeypatch):
+def test_a_large_shard_is_checked_by_its_size_alone(prepare, monkeypatch):
     path = prepare("story").folder / "train.bin"
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(bytes(content))
-    monkeypatch.setattr(dataset, "VERIFIED", 0)
-    Dataset("story")
     with pytest.raises(UserError, match="train.bin was changed or damaged"):
-        Dataset("story", verify=True)
+        Dataset("story")
+    monkeypatch.setattr(dataset, "MAX_HASHED", 0)
+    assert Dataset("story").train.tokens(0, 1).tolist() == [int.from_bytes(content[:2], "little")]
+    path.write_bytes(bytes(content[:-2]))
+    with pytest.raises(UserError, match="bytes, expected"):
+        Dataset("story")

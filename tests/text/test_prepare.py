@@ -1,7 +1,6 @@
-"""data/*/prepare.py as people run them: in a copy of the package, from another folder, without a network.
+"""data/*/prepare.py as users run them: in a copy of the package, from another folder, without a network.
 
-Processes run side by side, and most of the mistakes share one, because each spends most of its time on
-importing torch.
+Processes run at the same time, and most mistakes share one process, because importing torch takes most of the time.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ STORY = " ".join(PAGES).replace("\n", " ") + "\n"
 START, END = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK CLOCKS ***" for word in ("START", "END"))
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:1")
 
-# The commands, as words after `python llm/data/`; a tuple of them is run by one process that imports torch only once.
+# The commands, as words after `python llm/data/`; one process, which imports torch once, runs all of a tuple.
 COMMANDS = {
     "prince": ("prince --input=scan.txt",),
     "shakespeare": ("shakespeare_char",),
@@ -71,12 +70,12 @@ for script, *options in json.loads(sys.argv[1]):
 
 
 class Run:
-    """A copy of the package after some commands in it; answers: per command, status, output, errors."""
+    """A copy of the package after some commands in it; answers: status, output and errors of each command."""
 
     def __init__(self, folder: Path, commands: tuple[str, ...]):
         self.data = folder / "llm" / "data"
         package = Path(llm.__file__).parent
-        ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out*", "__pycache__")
+        ignore = shutil.ignore_patterns("*.bin", "meta.json", "input.txt", "out", "out-*", "__pycache__")
         shutil.copytree(package, folder / "llm", ignore=ignore)
         (self.data / "tale" / "tale.txt").write_text(STORY, encoding="utf-8")
         (self.data / "shakespeare_char" / "input.txt").write_bytes(b"To be:\nor not\n" * 10)
@@ -130,13 +129,13 @@ def test_prince_writes_the_cleaned_and_unwrapped_text_without_a_validation_part(
     assert not (run.data / "prince" / "val.bin").exists()
 
 
-def test_prince_says_what_it_cleaned_and_what_to_type_next(runs):
+def test_prince_prints_what_it_cleaned_and_the_next_command(runs):
     out = runs["prince"].out
     assert "page numbers removed: 4" in out and "form feeds removed: 3" in out and "wrapped lines joined" in out
     assert out.splitlines()[-1].split("train.py ")[1].startswith("config/train_prince.py")
 
 
-def test_prince_keeps_a_given_files_hash_and_does_not_copy_the_file(runs):
+def test_prince_records_the_hash_of_a_given_file_and_does_not_copy_it(runs):
     run = runs["prince"]
     assert run.meta("prince")["source"] == {"file": "scan.txt", "sha256": run.input_sha256["scan.txt"]}
     assert not (run.data / "prince" / "input.txt").exists()
@@ -146,28 +145,28 @@ def test_prince_leaves_lines_wrapped_when_told_to(runs):
     assert "\n".join(PAGES) == gpt2().decode(runs["many"].ids("prince")[:-1]).strip()
 
 
-def test_tale_holds_out_the_share_that_was_asked_for(runs):
+def test_tale_holds_out_the_requested_fraction(runs):
     run = runs["tale"]
     assert run.status == 0, run.err
     assert gpt2().decode(run.ids("tale") + run.ids("tale", "val")[:-1]) == STORY
     assert 0.2 < len(run.ids("tale", "val")) / len(gpt2().encode(STORY)) < 0.3
 
 
-def test_shakespeare_char_prefers_the_text_that_is_already_there_and_has_one_token_per_character(runs):
+def test_shakespeare_char_uses_an_existing_input_txt_and_has_one_token_per_character(runs):
     run, text = runs["shakespeare"], "To be:\nor not\n" * 10
     assert run.status == 0, run.err
     assert run.ids("shakespeare_char") + run.ids("shakespeare_char", "val") == characters(text).encode(text)
     assert len(run.ids("shakespeare_char", "val")) == 14
 
 
-def test_book_takes_the_text_out_of_its_frame_and_unwraps_it(runs):
+def test_book_removes_project_gutenbergs_frame_and_unwraps_the_text(runs):
     run = runs["book"]
     assert run.status == 0, run.err
     assert gpt2().decode(run.ids("clocks")[:-1]) == STORY
     assert run.meta("clocks")["source"] == {"file": "wrapped.txt", "sha256": run.input_sha256["wrapped.txt"]}
 
 
-def test_book_names_dataset_and_out_dir_in_the_next_command(runs):
+def test_the_next_command_of_book_has_dataset_and_out_dir(runs):
     assert "train.py config/train_prince.py --dataset=clocks --out_dir=out-clocks" in runs["book"].out.splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""Token ids are GPT-2's, and come back as the text that they were."""
+"""Token ids are GPT-2's, and decode to the text that they encode."""
 
 import json
 
@@ -70,9 +70,14 @@ def test_characters_round_trip(text):
     assert again.encode(text) == encoder.encode(text)
 
 
-def test_an_unknown_character_is_named_with_its_place():
+def test_an_unknown_character_is_named_with_its_position():
     with pytest.raises(UserError, match=r"'z' at position 2 .* these 2: 'ab'"):
         tokenizer.characters("abba").encode("abz")
+
+
+def test_a_tokenizer_says_whether_it_encodes_by_characters():
+    assert tokenizer.characters("abba").by_characters
+    assert not tokenizer.gpt2().by_characters
 
 
 def test_a_description_from_a_newer_version_is_refused():
@@ -80,7 +85,7 @@ def test_a_description_from_a_newer_version_is_refused():
         tokenizer.from_description({"kind": "words"}, "x/meta.json")
 
 
-def test_merges_that_were_changed_are_refused(tmp_path, monkeypatch):
+def test_a_changed_merges_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "vocab.bpe").write_bytes(tokenizer.MERGES.read_bytes().replace("Ġ t".encode(), "Ġ q".encode(), 1))
     monkeypatch.setattr(tokenizer, "MERGES", tmp_path / "vocab.bpe")
     with pytest.raises(UserError, match="not GPT-2's merges file"):

@@ -9,8 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import STORY
-from test_train import TINY, timeless
+from conftest import STORY, TINY, timeless
 
 from llm.storage import checkpoint
 from llm.text import dataset, tokenizer

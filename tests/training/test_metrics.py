@@ -28,7 +28,7 @@ def test_clock(seconds, text):
 
 
 def test_a_missing_extra_is_named():
-    with pytest.raises(UserError, match=r'the extra plot, which is not installed.*pip install -e ".\[plot\]"'):
+    with pytest.raises(UserError, match=r'the extra plot, which is not installed.*pip install -e .*\[plot\]'):
         require("nosuchpackage.sub", "plot")
 
 
@@ -48,10 +48,37 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch)
         log.file = Full()
         log.write(1, loss=2.0)
         with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device"):
-            log.settle()
+            log.sync()
         assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0]
         log.file = real
         log.write(2, loss=1.0)
-        log.settle()
+        log.sync()
         assert log.length == (tmp_path / "metrics.jsonl").stat().st_size
     assert [line["step"] for line in metrics.read_metrics(str(tmp_path))] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"step": 2, "lo', '{"step": 2, "loss": 1.0}'])
+def test_a_torn_last_line_is_skipped_and_a_whole_one_is_read(tmp_path, torn):
+    """A run that is being watched may have written a part of its line."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 3.0}\n{"step": 1, "loss": 2.0}\n' + torn)
+    assert len(metrics.read_metrics(tmp_path)) == (3 if torn.endswith("}") else 2)
+
+
+def test_a_line_in_the_middle_that_is_no_json_is_an_error(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+    with pytest.raises(UserError, match="is damaged: a line of it is not JSON"):
+        metrics.read_metrics(tmp_path)
+
+
+def test_a_timer_adds_up_each_kind_of_work_and_its_laps(monkeypatch):
+    now = iter([0.0, 2.0, 10.0, 11.0, 20.0, 24.0])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(now))
+    timer = metrics.Timer()
+    with timer.measure("updates"):
+        pass
+    with timer.measure("updates", count=0):
+        pass
+    assert timer.lap("updates") == (3.0, 1)
+    with pytest.raises(ZeroDivisionError), timer.measure("updates"):
+        1 / 0  # noqa: B018 (what took time before an error counts, too)
+    assert timer.lap("updates") == (4.0, 1) and timer.total("updates") == 7.0 and timer.total("saving") == 0.0

@@ -1,16 +1,18 @@
 """Write data/NAME/: any text as GPT-2 tokens, for `train.py config/train_prince.py --dataset=NAME`.
 
     python data/book/prepare.py --input=my_book.txt --dataset=my_book
-    python data/book/prepare.py --input=https://example.org/my_book.txt --dataset=my_book
+    python data/book/prepare.py --input=https://example.org/a.txt --dataset=a
 
-Project Gutenberg's header and licence are left out. An address is downloaded to data/NAME/input.txt, anew each time.
-This script does not read web pages, PDF or EPUB: save those as plain text first.
+Project Gutenberg's header and licence are removed. An address is downloaded to data/NAME/input.txt each time.
+Web pages, PDF and EPUB are not supported: save those as plain text first.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, UserError, command, run_script
 from llm.text.clean import strip_gutenberg, unwrap
 from llm.text.dataset import data_folder, write_dataset
@@ -26,11 +28,11 @@ class Settings:
     input: str | None = None  # the text: a file, or an address that begins with http:// or https://
     dataset: str | None = None  # the name of the dataset, a folder in data/
     unwrap: bool = True  # join wrapped lines into paragraphs
-    val_fraction: Fraction = 0.0  # share of the text, from its end, held out into val.bin
+    val_fraction: Fraction = 0.0  # fraction of the text, at its end, that is written to val.bin
 
 
 def checked_name(name: str | None, source: str) -> str:
-    """The dataset's name. UserError, with a name made from the source's own as example, if it cannot be one."""
+    """The dataset's name. UserError if it is not valid; it suggests a name derived from the source's."""
     example = re.sub(r"[^A-Za-z0-9]+", "_", Path(source).stem).strip("_")[:40].lower() or "my_book"
     if (data_folder(example) / "prepare.py").exists():
         example = f"my_{example}"
@@ -56,8 +58,8 @@ def main(settings: Settings) -> None:
         download(url, path, min_bytes=1, max_bytes=100_000_000, must_contain="", by_hand=by_hand)
     text, notes = read_text(path)
     for step in [strip_gutenberg, unwrap] if settings.unwrap else [strip_gutenberg]:
-        text, done = step(text)
-        notes += done
+        text, step_notes = step(text)
+        notes += step_notes
     if not text.strip():
         raise UserError(f"{path} holds nothing but Project Gutenberg's header and licence: expected a book")
     write_dataset(
@@ -66,7 +68,7 @@ def main(settings: Settings) -> None:
         gpt2(),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
-        read=[f"read {path}", *notes],
+        notes=[f"read {path}", *notes],
         train_command=("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"),
     )
 

@@ -4,11 +4,14 @@
     python data/prince/prepare.py --input=my_little_prince.txt
 
 The text is the given file, else input.txt beside this script, else it is downloaded to input.txt, once. The book is
-under copyright in some countries: whether you may use it is yours to know. This script corrects no misread letters.
+under copyright in some countries: check whether you may use it. Misread letters are not corrected.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, command, run_script
 from llm.text.clean import clean_scan, unwrap
 from llm.text.dataset import data_folder, write_dataset
@@ -23,7 +26,7 @@ URL = "https://archive.org/download/TheLittlePrince-English/littleprince_djvu.tx
 class Settings:
     input: str | None = None  # a text file to use instead of input.txt or the download
     unwrap: bool = True  # join wrapped lines into paragraphs
-    val_fraction: Fraction = 0.0  # share of the text, from its end, held out into val.bin
+    val_fraction: Fraction = 0.0  # fraction of the text, at its end, that is written to val.bin
 
 
 def main(settings: Settings) -> None:
@@ -39,15 +42,15 @@ def main(settings: Settings) -> None:
     )
     text, notes = read_text(path)
     for step in [clean_scan, unwrap] if settings.unwrap else [clean_scan]:
-        text, done = step(text)
-        notes += done
+        text, step_notes = step(text)
+        notes += step_notes
     write_dataset(
         folder,
         text,
         gpt2(),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
-        read=[f"read {path}", *notes],
+        notes=[f"read {path}", *notes],
         train_command=("config/train_prince.py",),
     )
 

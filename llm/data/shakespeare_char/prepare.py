@@ -3,12 +3,15 @@
     python data/shakespeare_char/prepare.py
     python data/shakespeare_char/prepare.py --input=plays.txt
 
-The text is the given file, else input.txt beside this script, else it is downloaded to input.txt, once. Nothing in it
-is cleaned or joined: verse and prose stay as they are.
+The text is the given file, else input.txt beside this script, else it is downloaded to input.txt, once. It is not
+cleaned, and its lines are not joined.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, command, run_script
 from llm.text.dataset import data_folder, write_dataset
 from llm.text.download import obtain
@@ -21,7 +24,7 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 @dataclass(frozen=True)
 class Settings:
     input: str | None = None  # a text file to use instead of input.txt or the download
-    val_fraction: Fraction = 0.1  # share of the text, from its end, held out into val.bin
+    val_fraction: Fraction = 0.1  # fraction of the text, at its end, that is written to val.bin
 
 
 def main(settings: Settings) -> None:
@@ -42,7 +45,7 @@ def main(settings: Settings) -> None:
         characters(text),
         val_fraction=settings.val_fraction,
         source=source_of(path, url),
-        read=[f"read {path}", *notes],
+        notes=[f"read {path}", *notes],
         train_command=("config/train_shakespeare_char.py",),
     )
 

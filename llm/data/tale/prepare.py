@@ -2,12 +2,15 @@
 
     python data/tale/prepare.py
 
-The tale was written for this project and lies beside this script: no download, no licence to ask for. It is taken as it
-stands, because it has one paragraph on each line already.
+The tale was written for this project and is included: there is no download, and no other licence applies. It is not
+cleaned, because it already has one paragraph on each line.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, run_script
 from llm.text.dataset import data_folder, write_dataset
 from llm.text.formats import read_text, source_of
@@ -16,7 +19,7 @@ from llm.text.tokenizer import gpt2
 
 @dataclass(frozen=True)
 class Settings:
-    val_fraction: Fraction = 0.0  # share of the text, from its end, held out into val.bin
+    val_fraction: Fraction = 0.0  # fraction of the text, at its end, that is written to val.bin
 
 
 def main(settings: Settings) -> None:

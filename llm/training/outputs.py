@@ -1,0 +1,127 @@
+"""What a run prints and opens before its loop, and what it prints after it."""
+
+import contextlib
+import math
+import sys
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from llm import runtime
+from llm.configurator import command
+from llm.reading.recall import recall_obstacle
+from llm.runtime import notice
+from llm.storage import checkpoint
+from llm.training import finish, start
+from llm.training.display import Display
+from llm.training.evaluation import evaluate_loss
+from llm.training.metrics import clock, describe_loss, open_metrics
+from llm.training.run import Run
+from llm.training.saving import Saver
+
+
+def announce(run: Run, *, eval_only: bool) -> None:
+    """Say what will be trained, on what and for how long, and what may go wrong."""
+    data, n_tokens = run.data, len(run.data.train)
+    if run.rt.is_main:
+        held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
+        print(run.rt.describe())
+        print(f"dataset {data.name}: {n_tokens:,} tokens to learn, {held_out}")
+        print(f"model: {start.describe_model(run.model, run.progress)}")
+        if run.resumed:
+            print(f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}")
+        print(describe_length(run), flush=True)
+    options = dict(batch_size=run.batches.B, accumulation_steps=run.settings["gradient_accumulation_steps"])
+    if warning := start.memory_warning(run.model, run.optimizers, run.rt, **options):
+        notice(warning)
+    obstacle = recall_obstacle(run.batches.T, n_tokens)
+    if obstacle and not eval_only:
+        notice(obstacle)
+
+
+def describe_length(run: Run) -> str:
+    """How many updates and epochs the run will take."""
+    max_iters, expected, stop = run.stop.max_iters, run.stop.expected_iters(), run.stop
+    epochs = max_iters * run.tokens_per_iter / len(run.data.train)
+    updates = f"{max_iters:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
+    if expected < max_iters:
+        return f"about {expected:,}, at most {updates}"
+    return f"at most {updates}" if stop.target or stop.target_loss or stop.patience else updates
+
+
+def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool) -> None:
+    """Compile the model, open metrics.jsonl and the display, and save the weights before the first update.
+
+    wandb: arguments of wandb.init, None = not used.
+    """
+    rt = run.rt
+    if rt.compile:
+        x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
+        run.step_model = runtime.compiled_or_eager(run.model, x, x, run.position_weights, rt)
+    if rt.world_size > 1:
+        devices = [rt.device] if rt.device.type == "cuda" else None
+        run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
+    if rt.is_main:
+        checkpoint.clear_out_dir(run.out_dir, resumed=run.resumed)
+        services = dict(wandb=wandb, tensorboard=tensorboard)
+        run.log = stack.enter_context(open_metrics(run.out_dir, keep_bytes=run.progress.metrics_bytes, **services))
+    run.start_timing()
+    so_far = dict(iter_num=run.progress.iter_num, seconds=run.progress.seconds)
+    run.display = stack.enter_context(Display(run.data.name, enabled=rt.is_main, **so_far))
+    run.saver = Saver(
+        run.out_dir,
+        run.checkpoint,
+        sync=run.log.sync if run.log else lambda: None,
+        notify=run.display.line,
+        keep_best=run.keep_best,
+        enabled=rt.is_main,
+    )
+    if run.progress.base and not run.progress.baseline:
+        options = dict(allowed=run.allowed, rt=rt.measuring(), batch_size=run.batches.B)
+        run.progress.baseline = finish.baseline(run.model, run.data, **options)
+    if not run.resumed:
+        with run.timer.measure("saving"):
+            run.saver.write("ckpt_init.pt")
+
+
+def print_losses(run: Run) -> int:
+    """eval_only: print the loss of each part of the dataset; the exit status."""
+    for name, split in (("train", run.data.train), ("val", run.data.val)):
+        if split is not None:
+            loss = evaluate_loss(run.model, split, run.rt, batch_size=run.batches.B, eval_iters=run.eval_iters)
+            if run.rt.is_main:
+                print(f"{name} loss {describe_loss(loss, split)}")
+    return 0
+
+
+def close_run(run: Run) -> int:
+    """Say how the run ended, what the model knows, and what to type next; the exit status."""
+    progress, timer, stop = run.progress, run.timer, run.stop
+    run.display.close()
+    done = f"{progress.iter_num:,} updates in {clock(run.seconds())}, saved in {run.out_dir}"
+    if not stop.last_step:  # a signal
+        words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
+        notice(f"{stop.interrupt.name} after {done}; to go on: {command('train.py', *words, '--init_from=resume')}")
+        return 128 + run.rt.max(stop.interrupt.signal)
+    if run.rt.is_main:
+        reason = f": {progress.stop_reason}" if progress.stop_reason else ""
+        took = f"measuring took {timer.total('measuring'):.1f} s, saving {timer.total('saving'):.1f} s"
+        if peak := runtime.peak_memory(run.rt.device):
+            took += f", memory at most {peak / 1e9:.1f} GB"
+        print(f"{done}{reason} ({took})")
+    if stop.target and stop.errors is None:
+        longer = max(1, math.ceil(run.settings[run.length_setting] * 1.5))
+        notice(f"target_recall={stop.target.goal} was not reached; train longer with --{run.length_setting}={longer}")
+    finish.report(
+        run.plain_model(),
+        run.data,
+        out_dir=run.out_dir,
+        checkpoint_name=run.saver.latest,
+        step=progress.iter_num,
+        allowed=run.allowed,
+        rt=run.rt,
+        batch_size=run.batches.B,
+        errors=stop.errors,
+        baseline=progress.baseline,
+    )
+    return 0
