@@ -28,7 +28,6 @@ import ast
 import difflib
 import importlib
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -48,6 +47,7 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
     in_words,
     is_a,
     option,
+    quoted,
     readings,
     settings_of,
 )
@@ -55,7 +55,6 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
 PACKAGE = Path(__file__).resolve().parent
 DASHES = "-–—"  # some editors replace two hyphens by a dash
 HELP = ("--help", "-h")
-quoted = shlex.quote  # a word of a command, as a shell reads it
 
 
 class UserError(Exception):
@@ -235,7 +234,8 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         target = quoted(f"{from_here(PACKAGE.parent)}[{extra}]")
-        raise UserError(f"this needs the extra {extra}, which is not installed; type: pip install -e {target}") from None
+        hint = f"pip install -e {target}"
+        raise UserError(f"this needs the extra {extra}, which is not installed; type: {hint}") from None
 
 
 def run_script(main: Callable, cls: type, doc: str | None) -> None:

@@ -100,7 +100,15 @@ def as_text(value: Any) -> str:
     return str(value) if str(value).isprintable() else repr(value)
 
 
+def quoted(word: str) -> str:
+    """A word of a command, as a shell reads it: --start=a b -> --start='a b'."""
+    name, equals, value = word.partition("=")
+    if equals and name.startswith("--") and name[2:].isidentifier():
+        return f"{name}={shlex.quote(value) if value else ''}"
+    return shlex.quote(word)
+
+
 def option(name: str, value: Any) -> str:
     """The argument that gives a setting this value, quoted for the shell."""
     text = f"--{name}={as_text(value)}"
-    return shlex.quote(text) if str(value).isprintable() else text
+    return quoted(text) if str(value).isprintable() else text

@@ -254,8 +254,8 @@ def test_a_mistake_on_the_command_line_has_its_line(argv, line):
 
 
 def test_a_suggestion_is_quoted_for_the_shell():
-    assert mistake("--out-dir=a b").endswith("type '--out_dir=a b'")
-    assert mistake("--out-dir=$a").endswith("type '--out_dir=$a'")
+    assert mistake("--out-dir=a b").endswith("type --out_dir='a b'")
+    assert mistake("--out-dir=$a").endswith("type --out_dir='$a'")
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_a_command_can_be_typed_in_the_current_folder(monkeypatch):
     package = Path(configurator.__file__).parent
     monkeypatch.chdir(package)
     typed = command("train.py", "config/train_tale.py", "--out_dir=out tale")
-    assert typed == "python train.py config/train_tale.py '--out_dir=out tale'"
+    assert typed == "python train.py config/train_tale.py --out_dir='out tale'"
     monkeypatch.chdir(package.parent)
     assert command("train.py", "--seed=1") == "python llm/train.py --seed=1"
 
@@ -517,7 +517,7 @@ def test_help_is_printed_whatever_the_other_arguments_are(argv):
     out, err = process.communicate()
     lines = out.decode().splitlines()
     assert (process.returncode, err) == (0, b"")
-    assert (lines[0], lines[-1].split()) == ("A script.", ["'--how=ä'", "text;", "how", "to", "end"])
+    assert (lines[0], lines[-1].split()) == ("A script.", ["--how='ä'", "text;", "how", "to", "end"])
 
 
 def test_a_script_is_quiet_when_the_reader_of_its_output_leaves():

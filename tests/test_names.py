@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llm.configurator import PACKAGE
 
-MAX_MODULE_LINES = 310
+MAX_MODULE_LINES = 320
 MAX_FUNCTION_LINES = 62
 IMPORTS = "torch, torch.optim, torch._dynamo, torch.distributed.run, numpy, tiktoken, requests"
 

@@ -41,11 +41,11 @@ def announce(run: Run, *, eval_only: bool) -> None:
 
 def describe_length(run: Run) -> str:
     """How many updates and epochs the run will take."""
-    max_iters, expected, stop = run.stop.max_iters, run.stop.expected_iters(), run.stop
-    epochs = max_iters * run.tokens_per_iter / len(run.data.train)
-    updates = f"{max_iters:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
-    if expected < max_iters:
-        return f"about {expected:,}, at most {updates}"
+    stop, expected = run.stop, run.stop.expected_iters()
+    epochs = expected * run.tokens_per_iter / len(run.data.train)
+    updates = f"{expected:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
+    if expected < stop.max_iters:
+        return f"about {updates}; at most {stop.max_iters:,} updates"
     return f"at most {updates}" if stop.target or stop.target_loss or stop.patience else updates
 
 
