@@ -1,40 +1,50 @@
-"""How fast is training on this machine, beside what the machine can do and beside the ordinary way?
+"""Measure training and sampling on this machine, beside Hugging Face's GPT2LMHeadModel and the hardware's limits.
 
     python bench.py
     python bench.py --training=False --out_dir=out-prince
 
-First the machine: its rate of matrix products, 2,048 x 2,048 x 2,048, median of 9. Then whole updates (forward,
-backward, clipping, optimizer) of two models, each in turns with Hugging Face's GPT2LMHeadModel of the same shape on as
-many tokens, trained the ordinary way: float32, AdamW, the softmax over all tokens. Needs the extra dev (transformers).
-Then one update of Muon beside torch.optim.Muon's. Last, reading back: see bench_sampling.py.
+Every figure is a median. What is compared is measured in turns, after one round that does not count. Needs the extra
+dev (transformers).
+
+Training: the rates of matrix products, and whether dtype=auto chooses the faster one; then whole updates (forward,
+backward, clipping, optimizer) of two models, beside GPT2LMHeadModel of the same shape on as many tokens, trained the
+ordinary way: float32, AdamW, softmax over all tokens; then one step of Muon beside torch.optim.Muon's.
+Sampling: a learned model and its book, or random weights and no book; GPT2LMHeadModel generates from the same weights.
+It cannot go beyond its context, so it draws at most 240 tokens, where we draw 240 and 500.
 """
 
 import contextlib
-import dataclasses
-import functools
 import multiprocessing
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
-import llm  # noqa: F401  (checks the installation before torch is imported)
+from llm import runtime, sample, train
+from llm.configurator import PACKAGE, PositiveInt, load_settings, require, run_script
 
 # isort: split
 import torch
 
-from llm import bench_sampling, runtime, train
-from llm.configurator import PositiveInt, load_settings, require, run_script
-from llm.model import GPT
+from llm.model import GPTConfig
+from llm.network.corpus_softmax import CompactGPT
+from llm.reading import samplers
+from llm.reading.reader import MAX_BATCH
+from llm.reading.samplers import BOOK_TOKENS
 from llm.runtime import Runtime
-from llm.training import start as build
+from llm.storage.progress import Progress
+from llm.training import start
 
-TABLE = 50304  # rows
-CORPUS = 3842  # rows in training: a book's own tokens, and one for all others
+TABLE_ROWS = 50304  # of the full token table
+SHORT, LONG = 240, 500  # tokens drawn in a sample
+SAMPLING = sample.SamplingSettings().sampling()  # sample.py's defaults
 
 
 @dataclass(frozen=True)
@@ -43,66 +53,127 @@ class Settings(runtime.Settings):
     repeats: PositiveInt = 5  # timed updates of each, and samples; the median counts
     training: bool = True  # measure training
     sampling: bool = True  # measure sampling
-    out_dir: str | None = None  # of a learned model to sample from; None = random weights, which can guess nothing
+    out_dir: str | None = None  # of a learned model to sample from; None = random weights, which have no book
 
 
-def models() -> dict[str, train.Settings]:
-    """What is timed: as the config file trains it, and with train.py's defaults, four windows an update."""
-    here = Path(__file__).resolve().parent
-    prince = load_settings(train.Settings, [str(here / "config" / "train_prince.py")], script_folder=here)
-    return {"train_prince, 30M": prince, "GPT-2, 124M": dataclasses.replace(train.Settings(), batch_size=4)}
+def trainings() -> dict[str, train.Settings]:
+    """The trainings that are measured: a config file's, and train.py's defaults with four windows per update."""
+    prince = load_settings(train.Settings, ["config/train_prince.py"], script_folder=PACKAGE)
+    return {"train_prince, 30M": prince, "GPT-2, 124M": replace(train.Settings(), batch_size=4)}
 
 
-def instruction_set() -> str:
-    """What the CPU has for matrix products, as far as it can be told."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return platform.machine()
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{platform.machine()} {' '.join(known)}"
+def shape_of(training: train.Settings) -> GPTConfig:
+    """The shape of the model that these settings train, with the full token table."""
+    shape = {name: getattr(training, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
+    return GPTConfig(vocab_size=TABLE_ROWS, gelu="tanh", **shape)
 
 
-def seconds_of(work: Callable[[], object], rt: Runtime) -> float:
-    """Seconds that it takes, the GPU's part included."""
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(rt.device.type, lambda: None)
+# --------------------------------------------------------------------------------------------------------------- timing
+
+
+def seconds_of(work: Callable[..., object], device: torch.device, *arguments) -> float:
+    """Seconds of one call of `work`, the device's part included."""
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
     wait()
     began = time.perf_counter()
-    work()
+    work(*arguments)
     wait()
     return time.perf_counter() - began
 
 
-def in_turns(works: list[Callable[[], object]], repeats: int, rt: Runtime) -> list[float]:
-    """Median seconds of each, measured in turns after one round that does not count."""
-    rounds = [[seconds_of(work, rt) for work in works] for _ in range(repeats + 1)]
-    return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
+def median_seconds(timers: list[Callable[[], float]], repeats: int) -> list[float]:
+    """Median of the seconds that each timer returns, called in turns after one round that does not count."""
+    rounds = [[timer() for timer in timers] for _ in range(repeats + 1)]
+    return [statistics.median(seconds) for seconds in zip(*rounds[1:], strict=True)]
 
 
-def product_rate(dtype: torch.dtype, rt: Runtime, size: int = 2048) -> float:
+@contextlib.contextmanager
+def peer(make: Callable[..., Callable], device: torch.device, *arguments) -> Iterator[Callable[..., float]]:
+    """A function that returns the seconds of one call of work = make(*arguments, device), in a process of its own.
+
+    A process of its own, because runtime.keep_freed_memory would speed Hugging Face's model up, too.
+    """
+    context = multiprocessing.get_context("spawn")
+    connection, other_end = context.Pipe()
+    process = context.Process(target=answer, args=(other_end, make, device, arguments), daemon=True)
+    process.start()
+    other_end.close()
+
+    def seconds(*arguments) -> float:
+        connection.send(arguments)
+        return connection.recv()
+
+    try:
+        yield seconds
+    finally:
+        connection.close()
+        process.join()
+
+
+def answer(connection, make: Callable[..., Callable], device: torch.device, arguments: tuple) -> None:
+    """What the process of `peer` does until the other end of the connection is closed."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    work = make(*arguments, device)
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(seconds_of(work, device, *connection.recv()))
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def instruction_set() -> str:
+    """The CPU's architecture, vendor and instructions for matrix products, as far as they are known."""
+    vendor, flags = runtime.cpu_vendor_and_flags()
+    present = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return " ".join(filter(None, [platform.machine(), vendor, *present]))
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
     """FLOP/s of a size x size x size matrix product, median of 9."""
-    a = torch.randn(size, size, device=rt.device).to(dtype)
-    return 2 * size**3 / in_turns([lambda: a @ a], 9, rt)[0]
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / median_seconds([lambda: seconds_of(torch.matmul, device, a, a)], 9)[0]
+
+
+def dtype_verdict(rates: dict[torch.dtype, float], device: torch.device) -> str:
+    """One line: whether the rule of dtype=auto chooses the faster dtype here, and what to type if it does not.
+
+    rates: FLOP/s of bfloat16 and float32. Differences up to 10 % do not matter.
+    """
+    chosen = runtime.pick_dtype("auto", device)
+    fastest = max(rates, key=rates.get)
+    ratio = rates[fastest] / rates[chosen]
+    if ratio > 1.1:
+        return (
+            f"dtype=auto chooses {name_of(chosen)}, but {name_of(fastest)} is {ratio:.1f} times as fast here: type "
+            f"--dtype={name_of(fastest)}"
+        )
+    return f"dtype=auto chooses {name_of(chosen)}, which fits this machine"
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> int:
-    """Of forward and backward: 6 a weight in a product, and the attention (PaLM, arXiv 2204.02311, appendix B)."""
+    """Of forward and backward: 6 per weight of a product, and the attention (PaLM, arXiv 2204.02311, appendix B)."""
     return 6 * (12 * n_layer * n_embd**2 + rows * n_embd) + 12 * n_layer * n_embd * block_size
 
 
-def our_update(cfg: train.Settings, rt: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
-    """One update as train.py makes it: corpus softmax, and bfloat16 where there is one."""
-    model = GPT(build.model_config(cfg, CORPUS), others=TABLE - CORPUS + 1).to(rt.device)
-    optimizers = build.make_optimizers(model, cfg)
-    position_weights = build.position_weights_of(cfg, cfg.block_size, rt)
-    x = torch.randint(CORPUS - 1, (cfg.batch_size, cfg.block_size), device=rt.device)
+def our_update(training: train.Settings, rt: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
+    """(one update as train.py makes it, with the corpus softmax and in the runtime's dtype; its optimizers)."""
+    model = CompactGPT(shape_of(training), list(range(BOOK_TOKENS))).to(rt.device)
+    optimizers, _ = train.optimizers_of(training, model, rt, start.Start(model, Progress(), None))
+    position_weights = start.position_weights(training.block_size, training.opening_weight, rt.device)
+    x = torch.randint(BOOK_TOKENS, (training.batch_size, training.block_size), device=rt.device)
     step_model = runtime.compiled_or_eager(model, x, x, position_weights, rt) if rt.compile else model
 
     def update() -> None:
         with rt.autocast():
             loss = step_model(x, x, position_weights=position_weights)[1]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
@@ -110,18 +181,11 @@ def our_update(cfg: train.Settings, rt: Runtime) -> tuple[Callable[[], None], li
     return update, optimizers
 
 
-def hugging_face_update(cfg: train.Settings, device: torch.device) -> Callable[[], None]:
-    """One update of GPT2LMHeadModel of the same shape on as many tokens, the ordinary way."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    config = transformers.GPT2Config(
-        n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, n_positions=cfg.block_size, vocab_size=TABLE
-    )
-    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = cfg.dropout
-    model = transformers.GPT2LMHeadModel(config).to(device).train()
+def hugging_face_update(shape: GPTConfig, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """One update of GPT2LMHeadModel, the ordinary way."""
+    model = samplers.hugging_face_model(shape).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randint(50257, (cfg.batch_size, cfg.block_size), device=device)
+    x = torch.randint(TABLE_ROWS, (batch_size, shape.block_size), device=device)
 
     def update() -> None:
         model(input_ids=x, labels=x).loss.backward()
@@ -132,79 +196,106 @@ def hugging_face_update(cfg: train.Settings, device: torch.device) -> Callable[[
     return update
 
 
-class Peer:
-    """A process of its own, in which work = make(*arguments) is made once; each call is its seconds for `work`.
-
-    A process of its own, so that what this one asked of the C library (runtime.keep_freed_memory) does not help there.
-    """
-
-    def __init__(self, rt: Runtime, make: Callable, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=self._work, args=(far_end, rt, make, arguments), daemon=True)
-        self.process.start()
-        far_end.close()
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.connection.close()
-        self.process.join()
-
-    def __call__(self, *arguments) -> float:
-        self.connection.send(arguments)
-        return self.connection.recv()
-
-    @staticmethod
-    def _work(connection, rt: Runtime, make: Callable, arguments: tuple) -> None:
-        if rt.device.type == "cuda":
-            torch.cuda.set_device(rt.device)
-        work = make(*arguments)
-        with contextlib.suppress(EOFError):
-            while True:
-                connection.send(seconds_of(functools.partial(work, *connection.recv()), rt))
-
-
-def beside_hugging_face(cfg: train.Settings, ours: Callable[[], None], repeats: int, rt: Runtime) -> tuple:
-    """Median seconds of an update, (ours, Hugging Face's), in turns after one round that does not count."""
-    with Peer(rt, hugging_face_update, cfg, rt.device) as theirs:
-        rounds = [(seconds_of(ours, rt), theirs()) for _ in range(repeats + 1)]
-    return tuple(statistics.median(times) for times in zip(*rounds[1:], strict=True))
-
-
-def torchs_muon(of: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """torch.optim.Muon over the same matrices, with its own five equal steps."""
-    return torch.optim.Muon(of.param_groups[0]["params"], lr=1e-4, weight_decay=0.0)
-
-
 def report_training(repeats: int, rt: Runtime) -> None:
-    """Prints the tables."""
-    rates = {dtype: product_rate(dtype, rt) for dtype in (torch.bfloat16, torch.float32)}
-    names = {dtype: str(dtype).removeprefix("torch.") for dtype in rates}
-    print("matrix products: " + ", ".join(f"{names[d]} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
+    """Print the rates, the table and Muon's line."""
+    device = rt.device
+    rates = {dtype: product_rate(dtype, device) for dtype in (torch.bfloat16, torch.float32)}
+    print("matrix products: " + ", ".join(f"{name_of(d)} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
+    print(dtype_verdict(rates, device))
     print("\n| training | llm, tokens/s | share of that rate | Hugging Face, float32, tokens/s | ratio |")
     print("|---|---|---|---|---|", flush=True)
     muon = None
-    for name, model in models().items():
-        update, optimizers = our_update(model, rt)
+    for name, training in trainings().items():
+        update, optimizers = our_update(training, rt)
         muon = muon or optimizers[1]
-        ours, theirs = beside_hugging_face(model, update, repeats, rt)
-        tokens = model.batch_size * model.block_size
-        rate = rates.get(rt.dtype, rates[torch.float32])
-        share = flops_per_token(model.n_layer, model.n_embd, model.block_size, CORPUS) * tokens / ours / rate
-        print(
-            f"| {name} | {tokens / ours:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / ours:.1f} |",
-            flush=True,
-        )
+        with peer(hugging_face_update, device, shape_of(training), training.batch_size) as hugging_face:
+            ours, theirs = median_seconds([partial(seconds_of, update, device), hugging_face], repeats)
+        tokens = training.batch_size * training.block_size
+        flops = tokens * flops_per_token(training.n_layer, training.n_embd, training.block_size, BOOK_TOKENS + 1)
+        share = flops / ours / rates.get(rt.dtype, rates[torch.float32])
+        cells = [name, f"{tokens / ours:,.0f}", f"{share:.0%}", f"{tokens / theirs:,.0f}", f"{theirs / ours:.1f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
     matrices = muon.param_groups[0]["params"]
     for p in matrices:
         p.grad = torch.randn_like(p)
-    ours, theirs = in_turns([muon.step, torchs_muon(muon).step], repeats, rt)
-    print(
-        f"\nMuon, an update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}",
-        flush=True,
-    )
+    torchs_muon = torch.optim.Muon(matrices, lr=1e-4, weight_decay=0.0)
+    timers = [partial(seconds_of, optimizer.step, device) for optimizer in (muon, torchs_muon)]
+    ours, theirs = median_seconds(timers, repeats)
+    print(f"\nMuon, an update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ", end="")
+    print(f"ratio {theirs / ours:.1f}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- sampling
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes/s at which 256 MB are read from memory (summed), median of 9."""
+    numbers = torch.ones(64 * 2**20, device=device)
+    return numbers.nbytes / median_seconds([lambda: seconds_of(numbers.sum, device)], 9)[0]
+
+
+def seconds_to_print(command: list[str], n_characters: int) -> float:
+    """Seconds from a command's start until it has printed so many characters."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.read(n_characters)
+        seconds = time.perf_counter() - began
+        process.kill()
+    return seconds
+
+
+def report_first_text(subject: Subject, out_dir: str | None, repeats: int) -> None:
+    """Print the seconds from the start of sample.py to its first token, beside importing torch and reading weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        if out_dir is None:
+            save_subject(subject, Path(folder))
+        path = Path(out_dir or folder).resolve()
+        ours = [sys.executable, str(PACKAGE / "sample.py"), f"--out_dir={path}", "--start=The morning"]
+        read = f"import torch; torch.load({str(path / 'ckpt.pt')!r}, weights_only=True); print('read', flush=True)"
+        commands = [(ours, len("The morning") + 1), ([sys.executable, "-c", read], 1)]
+        mine, bare = median_seconds([partial(seconds_to_print, *command) for command in commands], repeats)
+    print(f"sample.py to its first token: {mine:.2f} s, import torch and reading the weights {bare:.2f} s", end="")
+    print(f", ratio {mine / bare:.2f}")
+
+
+def report_sampling(shape: GPTConfig, out_dir: str | None, repeats: int, rt: Runtime) -> None:
+    """Print the table of sampling, and the seconds to the first token. shape: of random weights, if out_dir is None."""
+    subject, device = subject_of(shape, out_dir), rt.device
+    subject.model.to(device)
+    short = min(SHORT, subject.model.config.block_size - len(subject.prompt_ids))
+    ours = {"": our_sampler(subject, rt, drafts=True)}
+    if subject.book_ids is not None:
+        ours[", no drafts"] = our_sampler(subject, rt, drafts=False)
+    theirs, uncached = "Hugging Face, float32, cache", "no cache, float32"
+    sizes = [(1, 1), (short, 1), (1, MAX_BATCH), (short, MAX_BATCH)]
+    with peer(hugging_face_sampler, device, shape, out_dir) as hugging_face:
+        timers = {(theirs, *size): partial(hugging_face, *size) for size in sizes}
+        for way, draw in ours.items():
+            timers |= {(way, *size): partial(seconds_of, draw, device, *size) for size in [*sizes, (LONG, 1)]}
+        seconds = dict(zip(timers, median_seconds(list(timers.values()), repeats), strict=True))
+    draw = uncached_sampler(subject, device)
+    timers = {(uncached, *size): partial(seconds_of, draw, device, *size) for size in [(1, 1), (LONG, 1)]}
+    seconds |= dict(zip(timers, median_seconds(list(timers.values()), min(repeats, 2)), strict=True))
+
+    def rate(way: str, n_tokens: int, n_samples: int = 1) -> float:
+        """Tokens/s after the first token, which includes reading the prompt."""
+        return n_samples * (n_tokens - 1) / (seconds[way, n_tokens, n_samples] - seconds[way, 1, n_samples])
+
+    bandwidth, per_token = read_bandwidth(device), bytes_per_token(subject.model, len(subject.allowed), rt.dtype)
+    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {per_token / 1e6:.0f} MB")
+    print("\n| sampling | llm, tokens/s | beside | tokens/s | ratio |\n|---|---|---|---|---|")
+    for way in ours:
+        rows = [(theirs, short, 1, rate(theirs, short)), (theirs, short, MAX_BATCH, rate(theirs, short, MAX_BATCH))]
+        rows += [(uncached, LONG, 1, rate(uncached, LONG))]
+        rows += [("all weights read from memory for each token", short, 1, bandwidth / per_token)]
+        for beside, n_tokens, n_samples, other in rows:
+            mine, samples = rate(way, n_tokens, n_samples), "sample" if n_samples == 1 else "samples"
+            print(f"| {n_samples} {samples}, {n_tokens} tokens{way} | {mine:,.0f} | ", end="")
+            print(f"{beside} | {other:,.0f} | {mine / other:.1f} |")
+    first, theirs_first = seconds[next(iter(ours)), 1, 1], seconds[theirs, 1, 1]
+    print(f"\nfirst token of {len(subject.prompt_ids)}: {first * 1e3:.0f} ms, ", end="")
+    print(f"Hugging Face {theirs_first * 1e3:.0f} ms", flush=True)
+    report_first_text(subject, out_dir, repeats)
 
 
 def main(cfg: Settings) -> None:
@@ -214,8 +305,8 @@ def main(cfg: Settings) -> None:
     if cfg.training:
         report_training(cfg.repeats, rt)
     if cfg.sampling:
-        prince = next(iter(models().values()))
-        bench_sampling.report(prince, cfg.out_dir, Peer, cfg.repeats, runtime.start(cfg, use="sample"))
+        prince = next(iter(trainings().values()))
+        report_sampling(shape_of(prince), cfg.out_dir, cfg.repeats, runtime.start(cfg, use="sample"))
 
 
 if __name__ == "__main__":
