@@ -3,14 +3,12 @@
     python bench.py
     python bench.py --training=False --out_dir=out-prince
 
-Every figure is a median. What is compared is measured in turns, after one round that does not count. Needs the extra
-dev (transformers).
-
-Training: the rates of matrix products, and whether dtype=auto chooses the faster one; then whole updates (forward,
+Training: the rates of matrix products, and whether dtype=auto chooses the faster dtype; then whole updates (forward,
 backward, clipping, optimizer) of two models, beside GPT2LMHeadModel of the same shape on as many tokens, trained the
-ordinary way: float32, AdamW, softmax over all tokens; then one step of Muon beside torch.optim.Muon's.
-Sampling: a learned model and its book, or random weights and no book; GPT2LMHeadModel generates from the same weights.
-It cannot go beyond its context, so it draws at most 240 tokens, where we draw 240 and 500.
+ordinary way (float32, AdamW, softmax over all tokens); then a step of Muon beside torch.optim.Muon's.
+Sampling: from a learned model and its book, or from random weights without a book, see reading/samplers.py.
+
+Figures are medians, measured in turns with what they are compared with. Needs the extra dev (transformers).
 """
 
 import contextlib
@@ -37,7 +35,7 @@ from llm.model import GPTConfig
 from llm.network.corpus_softmax import CompactGPT
 from llm.reading import samplers
 from llm.reading.reader import MAX_BATCH
-from llm.reading.samplers import BOOK_TOKENS
+from llm.reading.samplers import BOOK_TOKENS, Subject
 from llm.runtime import Runtime
 from llm.storage.progress import Progress
 from llm.training import start
@@ -66,9 +64,6 @@ def shape_of(training: train.Settings) -> GPTConfig:
     """The shape of the model that these settings train, with the full token table."""
     shape = {name: getattr(training, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
     return GPTConfig(vocab_size=TABLE_ROWS, gelu="tanh", **shape)
-
-
-# --------------------------------------------------------------------------------------------------------------- timing
 
 
 def seconds_of(work: Callable[..., object], device: torch.device, *arguments) -> float:
@@ -136,20 +131,16 @@ def product_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> 
     return 2 * size**3 / median_seconds([lambda: seconds_of(torch.matmul, device, a, a)], 9)[0]
 
 
-def dtype_verdict(rates: dict[torch.dtype, float], device: torch.device) -> str:
+def dtype_verdict(rates: dict[str, float], device: torch.device) -> str:
     """One line: whether the rule of dtype=auto chooses the faster dtype here, and what to type if it does not.
 
     rates: FLOP/s of bfloat16 and float32. Differences up to 10 % do not matter.
     """
-    chosen = runtime.pick_dtype("auto", device)
-    fastest = max(rates, key=rates.get)
+    chosen, fastest = name_of(runtime.pick_dtype("auto", device)), max(rates, key=rates.get)
     ratio = rates[fastest] / rates[chosen]
     if ratio > 1.1:
-        return (
-            f"dtype=auto chooses {name_of(chosen)}, but {name_of(fastest)} is {ratio:.1f} times as fast here: type "
-            f"--dtype={name_of(fastest)}"
-        )
-    return f"dtype=auto chooses {name_of(chosen)}, which fits this machine"
+        return f"dtype=auto chooses {chosen}, but {fastest} is {ratio:.1f} times as fast here: type --dtype={fastest}"
+    return f"dtype=auto chooses {chosen}, which fits this machine"
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -199,11 +190,11 @@ def hugging_face_update(shape: GPTConfig, batch_size: int, device: torch.device)
 def report_training(repeats: int, rt: Runtime) -> None:
     """Print the rates, the table and Muon's line."""
     device = rt.device
-    rates = {dtype: product_rate(dtype, device) for dtype in (torch.bfloat16, torch.float32)}
-    print("matrix products: " + ", ".join(f"{name_of(d)} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
+    rates = {name_of(dtype): product_rate(dtype, device) for dtype in (torch.bfloat16, torch.float32)}
+    print("matrix products: " + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()))
     print(dtype_verdict(rates, device))
     print("\n| training | llm, tokens/s | share of that rate | Hugging Face, float32, tokens/s | ratio |")
-    print("|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|")
     muon = None
     for name, training in trainings().items():
         update, optimizers = our_update(training, rt)
@@ -212,17 +203,20 @@ def report_training(repeats: int, rt: Runtime) -> None:
             ours, theirs = median_seconds([partial(seconds_of, update, device), hugging_face], repeats)
         tokens = training.batch_size * training.block_size
         flops = tokens * flops_per_token(training.n_layer, training.n_embd, training.block_size, BOOK_TOKENS + 1)
-        share = flops / ours / rates.get(rt.dtype, rates[torch.float32])
-        cells = [name, f"{tokens / ours:,.0f}", f"{share:.0%}", f"{tokens / theirs:,.0f}", f"{theirs / ours:.1f}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        share = flops / ours / rates.get(name_of(rt.dtype), rates["float32"])
+        print(f"| {name} | {tokens / ours:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / ours:.1f} |")
+    report_muon(muon, repeats, device)
+
+
+def report_muon(muon: torch.optim.Optimizer, repeats: int, device: torch.device) -> None:
+    """Print the seconds of one step, beside torch.optim.Muon's on the same matrices with its own five equal steps."""
     matrices = muon.param_groups[0]["params"]
     for p in matrices:
         p.grad = torch.randn_like(p)
     torchs_muon = torch.optim.Muon(matrices, lr=1e-4, weight_decay=0.0)
-    timers = [partial(seconds_of, optimizer.step, device) for optimizer in (muon, torchs_muon)]
-    ours, theirs = median_seconds(timers, repeats)
-    print(f"\nMuon, an update of the 30M model: {ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ", end="")
-    print(f"ratio {theirs / ours:.1f}", flush=True)
+    ours, theirs = median_seconds([partial(seconds_of, o.step, device) for o in (muon, torchs_muon)], repeats)
+    figures = f"{ours:.3f} s, torch.optim.Muon {theirs:.3f} s, ratio {theirs / ours:.1f}"
+    print(f"\nMuon, an update of the 30M model: {figures}")
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling
@@ -248,53 +242,55 @@ def report_first_text(subject: Subject, out_dir: str | None, repeats: int) -> No
     """Print the seconds from the start of sample.py to its first token, beside importing torch and reading weights."""
     with tempfile.TemporaryDirectory() as folder:
         if out_dir is None:
-            save_subject(subject, Path(folder))
+            samplers.save_subject(subject, Path(folder))
         path = Path(out_dir or folder).resolve()
         ours = [sys.executable, str(PACKAGE / "sample.py"), f"--out_dir={path}", "--start=The morning"]
         read = f"import torch; torch.load({str(path / 'ckpt.pt')!r}, weights_only=True); print('read', flush=True)"
         commands = [(ours, len("The morning") + 1), ([sys.executable, "-c", read], 1)]
         mine, bare = median_seconds([partial(seconds_to_print, *command) for command in commands], repeats)
-    print(f"sample.py to its first token: {mine:.2f} s, import torch and reading the weights {bare:.2f} s", end="")
-    print(f", ratio {mine / bare:.2f}")
+    figures = f"{mine:.2f} s, import torch and reading the weights {bare:.2f} s, ratio {mine / bare:.2f}"
+    print(f"sample.py to its first token: {figures}")
 
 
 def report_sampling(shape: GPTConfig, out_dir: str | None, repeats: int, rt: Runtime) -> None:
     """Print the table of sampling, and the seconds to the first token. shape: of random weights, if out_dir is None."""
-    subject, device = subject_of(shape, out_dir), rt.device
+    subject, device = samplers.subject_of(shape, out_dir), rt.device
     subject.model.to(device)
-    short = min(SHORT, subject.model.config.block_size - len(subject.prompt_ids))
-    ours = {"": our_sampler(subject, rt, drafts=True)}
+    n_prompt = len(subject.prompt_ids)
+    short = min(SHORT, subject.model.config.block_size - n_prompt)
+    draws = {"": samplers.our_sampler(subject, SAMPLING, rt.dtype, drafts=True)}
     if subject.book_ids is not None:
-        ours[", no drafts"] = our_sampler(subject, rt, drafts=False)
-    theirs, uncached = "Hugging Face, float32, cache", "no cache, float32"
-    sizes = [(1, 1), (short, 1), (1, MAX_BATCH), (short, MAX_BATCH)]
-    with peer(hugging_face_sampler, device, shape, out_dir) as hugging_face:
-        timers = {(theirs, *size): partial(hugging_face, *size) for size in sizes}
-        for way, draw in ours.items():
+        draws[", not speculative"] = samplers.our_sampler(subject, SAMPLING, rt.dtype, drafts=False)
+    sizes = [(1, 1), (short, 1), (1, MAX_BATCH), (short, MAX_BATCH)]  # tokens and samples
+    with peer(samplers.hugging_face_sampler, device, shape, out_dir, SAMPLING) as hugging_face:
+        timers = {("Hugging Face", *size): partial(hugging_face, *size) for size in sizes}
+        for way, draw in draws.items():
             timers |= {(way, *size): partial(seconds_of, draw, device, *size) for size in [*sizes, (LONG, 1)]}
         seconds = dict(zip(timers, median_seconds(list(timers.values()), repeats), strict=True))
-    draw = uncached_sampler(subject, device)
-    timers = {(uncached, *size): partial(seconds_of, draw, device, *size) for size in [(1, 1), (LONG, 1)]}
+    draw = samplers.uncached_sampler(subject, SAMPLING, device)
+    timers = {("no cache", *size): partial(seconds_of, draw, device, *size) for size in [(1, 1), (LONG, 1)]}
     seconds |= dict(zip(timers, median_seconds(list(timers.values()), min(repeats, 2)), strict=True))
 
-    def rate(way: str, n_tokens: int, n_samples: int = 1) -> float:
-        """Tokens/s after the first token, which includes reading the prompt."""
+    def rate(way: str, n_tokens: int, n_samples: int) -> float:
+        """Tokens/s after the first token, whose time includes reading the prompt."""
         return n_samples * (n_tokens - 1) / (seconds[way, n_tokens, n_samples] - seconds[way, 1, n_samples])
 
-    bandwidth, per_token = read_bandwidth(device), bytes_per_token(subject.model, len(subject.allowed), rt.dtype)
-    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {per_token / 1e6:.0f} MB")
+    bandwidth, token_bytes = read_bandwidth(device), subject.bytes_per_token(rt.dtype)
+    print(f"\nread bandwidth {bandwidth / 1e9:,.0f} GB/s; a token reads {token_bytes / 1e6:.0f} MB")
     print("\n| sampling | llm, tokens/s | beside | tokens/s | ratio |\n|---|---|---|---|---|")
-    for way in ours:
-        rows = [(theirs, short, 1, rate(theirs, short)), (theirs, short, MAX_BATCH, rate(theirs, short, MAX_BATCH))]
-        rows += [(uncached, LONG, 1, rate(uncached, LONG))]
-        rows += [("all weights read from memory for each token", short, 1, bandwidth / per_token)]
-        for beside, n_tokens, n_samples, other in rows:
-            mine, samples = rate(way, n_tokens, n_samples), "sample" if n_samples == 1 else "samples"
-            print(f"| {n_samples} {samples}, {n_tokens} tokens{way} | {mine:,.0f} | ", end="")
-            print(f"{beside} | {other:,.0f} | {mine / other:.1f} |")
-    first, theirs_first = seconds[next(iter(ours)), 1, 1], seconds[theirs, 1, 1]
-    print(f"\nfirst token of {len(subject.prompt_ids)}: {first * 1e3:.0f} ms, ", end="")
-    print(f"Hugging Face {theirs_first * 1e3:.0f} ms", flush=True)
+    rows = [  # (tokens, samples), beside, its rate
+        ((short, 1), "Hugging Face, float32, KV cache", rate("Hugging Face", short, 1)),
+        ((short, MAX_BATCH), "Hugging Face, float32, KV cache", rate("Hugging Face", short, MAX_BATCH)),
+        ((LONG, 1), "no KV cache, float32", rate("no cache", LONG, 1)),
+        ((short, 1), "all weights read from memory for each token", bandwidth / token_bytes),
+    ]
+    for way in draws:
+        for (n_tokens, n_samples), beside, other in rows:
+            mine = rate(way, n_tokens, n_samples)
+            sampled = f"{n_samples} sample{'s' if n_samples > 1 else ''}, {n_tokens} tokens{way}"
+            print(f"| {sampled} | {mine:,.0f} | {beside} | {other:,.0f} | {mine / other:.1f} |")
+    first, theirs = (1e3 * seconds[way, 1, 1] for way in ("", "Hugging Face"))
+    print(f"\nfirst token of {n_prompt}: {first:.0f} ms, Hugging Face {theirs:.0f} ms")
     report_first_text(subject, out_dir, repeats)
 
 

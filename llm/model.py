@@ -150,9 +150,9 @@ class GPT(nn.Module):
         assert self.config.block_size >= T, f"{T} tokens, but block_size is {self.config.block_size}"
         positions = torch.arange(T, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
-        keep = not (self.gradient_checkpointing and self.training)
+        store_activations = not (self.gradient_checkpointing and self.training)
         for block in self.transformer.h:
-            x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
+            x = block(x) if store_activations else checkpoint(block, x, use_reentrant=False)
         return self.transformer.ln_f(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -160,7 +160,7 @@ class GPT(nn.Module):
         return self.lm_head(hidden)
 
     def rows_of(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the token table for token ids: the ids themselves, unless the table is compact (network/)."""
+        """Rows of the token table for token ids: the ids themselves, unless the table is compact."""
         return ids
 
     def predicted_ids(self, logits: torch.Tensor) -> torch.Tensor:
@@ -193,7 +193,7 @@ class GPT(nn.Module):
 
 
 class NoInit(TorchFunctionMode):
-    """Context in which torch.nn.init does nothing (on the meta device it would import a compiler, for a second)."""
+    """Context in which torch.nn.init does nothing: on the meta device it imports torch's compiler, which takes 1 s."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__module__", None) == "torch.nn.init":

@@ -47,10 +47,10 @@ def main(cfg: Settings) -> None:
         reader = Reader(model, allowed, rt.dtype, book_ids=data.train.tokens(0, len(data.train)))
         recited_lines, figures["recitation"] = recitation.recite(reader, tokenizer, data.train)
         lines = recited_lines + lines
-    print("\n".join(lines), flush=True)
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on
         names = dict(checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)
         recall.write(info.path.parent, figures, **names)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

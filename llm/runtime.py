@@ -143,7 +143,7 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
 def cpu_has_fast_bfloat16(vendor: str, flags: Collection[str]) -> bool:
     """Whether bfloat16 products are faster than float32 ones: with AMX, or on AMD with AVX-512-BF16.
 
-    Intel's AVX-512-BF16 without AMX computes them at half the rate of float32 (BENCHMARKS.md, "Training throughput").
+    Intel's AVX-512-BF16 without AMX computes them at half the rate of float32 (docs/LOG.md, "bfloat16 on CPUs").
     vendor: such as "AuthenticAMD"; flags: such as "avx512_bf16"; both as /proc/cpuinfo names them.
     """
     return "amx_bf16" in flags or (vendor == "AuthenticAMD" and "avx512_bf16" in flags)

@@ -1,7 +1,7 @@
 """Teach a GPT a text, from scratch or by fine-tuning.
 
     python train.py config/train_tale.py --max_iters=500
-    torchrun --standalone --nproc_per_node=2 train.py config/train_prince.py
+    torchrun --standalone --nproc_per_node=2 train.py config/train_tale.py --gradient_accumulation_steps=2
 
 Writes to out_dir: ckpt_init.pt (before the first update), ckpt.pt, metrics.jsonl, recall.json; plot.py draws them.
 Every setting can stand in a config file (plain Python) or on the command line; --help lists them.
@@ -118,7 +118,7 @@ class Settings(runtime.Settings):
 def train(cfg: Settings) -> int:
     """Train. The exit status: 0, or 128 + its number if a signal ended the run."""
     with contextlib.ExitStack() as stack:  # files, closed and unlocked even after an error
-        run, cfg = set_up(cfg, stack)
+        run, cfg = set_up(cfg, stack)  # from here on, the settings with what the text and the checkpoint decide
         if cfg.eval_only:
             return outputs.print_losses(run)
         wandb = dict(project=cfg.wandb_project, name=cfg.wandb_run_name, config=run.settings) if cfg.wandb_log else None
@@ -131,7 +131,7 @@ def train(cfg: Settings) -> int:
 
 def learn(run: Run, cfg: Settings) -> None:
     """The training loop. It ends with the latest state saved (or with the reason why not in run.saver.error)."""
-    saved_at = run.progress.iter_num if run.resumed else None
+    saved_at = run.progress.iter_num if run.resumed else None  # evaluated and saved already, before it was resumed
     while True:
         with run.timer.measure("measuring"):
             run.stop.check_recall(run.model, run.val_loss if run.data.val else None)
@@ -146,6 +146,7 @@ def learn(run: Run, cfg: Settings) -> None:
             break
         plan = plan_update(run, cfg)
         loss_sum, grad_norm = update(run, cfg, plan)
+        run.schedule_replay(plan)
         run.report(plan, loss_sum, grad_norm, logged=run.progress.iter_num % cfg.log_interval == 0)
         run.progress.iter_num += 1
 
@@ -154,8 +155,9 @@ def plan_update(run: Run, cfg: Settings) -> Plan:
     """What is special about the next update: its learning rate, replay of wrong windows, short windows."""
     step = run.progress.iter_num
     replay = cfg.replay > 0 and run.schedule.is_low(step)
-    short = cfg.short_block and not replay and step % short_interval(len(run.data.train)) == 0
-    short_block = min(cfg.short_block, run.batches.T) if short else 0
+    short_block = 0
+    if cfg.short_block and not replay and step % short_interval(len(run.data.train)) == 0:
+        short_block = min(cfg.short_block, run.batches.T)
     return Plan(run.schedule.rate(step), run.batches.epochs, replay, short_block)
 
 
@@ -179,7 +181,7 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
             x, y = rt.to_device(x), rt.to_device(y)
             with rt.autocast():
                 logits, loss = run.step_model(x, y, position_weights=run.position_weights)
-            if not plan.short_block:
+            if not plan.short_block:  # which tokens are right: for replay, and for the estimate of what is known
                 run.grade(logits, y, replay=plan.replay)
             del logits  # large, and not needed for the gradient
             run.scaler.scale(loss / run.micro_steps).backward()
@@ -195,7 +197,8 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
         return loss_sum, grad_norm
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------- from the settings to the run
+# Nothing below decides anything: it passes the settings on to what uses them.
 
 
 def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:

@@ -1,10 +1,11 @@
-"""What no quick test can show: that a run survives whatever happens to it. `make chaos` runs it, some 40 minutes.
+"""Test that a run survives kills, full disks and damaged files: too slow for `make test`. `make chaos`: 40 minutes.
 
     python tests/chaos.py                       # everything
     python tests/chaos.py kills disk            # these: kills, disk, ranks, mutations, week
     python tests/chaos.py kills --times=20
 
-Each part prints what happened, and fails if something was lost. Not collected by pytest.
+Each part prints what happened, and fails if something was lost. Runs are disturbed when they have made progress, so a
+slow machine tests as much as a fast one. Not collected by pytest.
 """
 
 import json
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,12 +27,16 @@ import torch
 from llm.configurator import PACKAGE, UserError
 from llm.model import GPT, GPTConfig
 from llm.storage import checkpoint, pretrained
+from llm.storage.progress import Progress
 from llm.text import dataset, tokenizer
 from llm.training import optim
 
 TALE = (PACKAGE / "data" / "tale" / "tale.txt").read_text(encoding="utf-8")
 TIMES = ("tokens_per_s", "seconds")  # what may differ in metrics.jsonl
 SHAPE = dict(n_layer=2, n_head=2, n_embd=32, block_size=128, batch_size=2, learning_rate=1e-2, warmup_iters=5)
+EVAL_INTERVAL = 10  # updates between evaluations, each of which saves
+LENGTH = dict(max_iters=400, eval_interval=EVAL_INTERVAL, eval_iters=2)
+MOMENTS = {"start-up": 1, "update": 3, "evaluation": 2, "save": 2}  # kind of instant -> how often it is chosen
 RUNS = [  # what is trained, in turns
     dict(SHAPE, dataset="whole", optimizer="muon", dropout=0.2, gradient_accumulation_steps=2, replay=0.5, min_lr=1e-3),
     dict(SHAPE, dataset="held", always_save_checkpoint=False, gradient_accumulation_steps=1, short_block=16),
@@ -65,8 +72,11 @@ class Trainer:
                 stderr=log,
             )
 
+    def log(self, out_dir: str) -> "Log":
+        return Log(self.folder / f"{out_dir}.log")
+
     def state(self, out_dir: str) -> dict:
-        """Everything that a run leaves, but for the times."""
+        """Everything that a run leaves, except times."""
         found = {}
         for path in sorted((self.folder / out_dir).glob("ckpt*.pt")):
             content = checkpoint.read(path, checkpoint.PARTS)
@@ -78,112 +88,164 @@ class Trainer:
         return found
 
     def step(self, out_dir: str) -> int | None:
-        """Of the checkpoint that a run would go on from."""
+        """Updates made in the checkpoint that a run would go on from; None = there is no checkpoint."""
         if not checkpoint.resumable(self.folder / out_dir):
             return None
         return checkpoint.read(checkpoint.latest(str(self.folder / out_dir)), ())["iter_num"]
 
 
+class Log:
+    """What a process prints from now on, at the end of a log file."""
+
+    def __init__(self, path: Path):
+        self.path, self.begin = path, path.stat().st_size if path.exists() else 0
+
+    def text(self) -> str:
+        return self.path.read_bytes()[self.begin :].decode() if self.path.exists() else ""
+
+    def steps(self) -> list[int]:
+        """Numbers of the updates made."""
+        return [int(number.replace(",", "")) for number in re.findall(r"^step ([\d,]+)/.*\n", self.text(), re.M)]
+
+    def resumed_at(self) -> int | None:
+        """The update that the run went on from; None = it began anew, or has not come that far."""
+        found = re.search(r"^going on from \S+, step ([\d,]+)$", self.text(), re.M)
+        return int(found[1].replace(",", "")) if found else None
+
+
 def must_equal(one: dict, other: dict) -> None:
+    other = {name: value for name, value in other.items() if name != "ckpt_previous.pt"}  # killed before its first save
     different = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     assert not different, f"not the same as the undisturbed run: {different}"
 
 
+def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    """Return once the condition holds, or the process has ended."""
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def wait_for_moment(moment: str, process: subprocess.Popen, log: Log, out_dir: Path) -> None:
+    """Wait until the run has come to a random instant of this kind; judged by what it has done, not by the clock."""
+    n_updates, delay = random.randrange(1, 60), random.uniform(0, 0.02)
+    if moment == "start-up":  # from this line on, the folder is cleared and ckpt_init.pt is saved
+        wait_until(process, lambda: " updates of " in log.text())
+        delay *= 10
+    else:
+        wait_until(process, lambda: len(log.steps()) >= n_updates)
+    if moment == "evaluation":
+        wait_until(process, lambda: (log.steps()[-1] + 1) % EVAL_INTERVAL == 0)
+    elif moment == "save":
+        wait_until(process, lambda: any(out_dir.glob(".ckpt*.tmp")))
+    time.sleep(delay)
+
+
 def kills(trainer: Trainer, times: int = 200) -> None:
-    """SIGKILL at random instants, most of them while it trains, evaluates (every 10 updates) or saves (as often)."""
+    """SIGKILL at random instants: at start-up, while it trains, evaluates (every 10 updates) or saves (as often)."""
     random.seed(1)
-    killed = in_a_save = went_on = before_any = finished = 0
-    lives = []
-    while killed < times:
-        settings = RUNS[finished % len(RUNS)] | dict(max_iters=1500, eval_interval=10, eval_iters=2, seed=finished)
-        name = f"run{finished}"
+    in_a_save = went_on = finished = 0
+    kinds, lives = Counter(), []
+    while kinds.total() < times:
+        settings, name = RUNS[finished % len(RUNS)] | dict(LENGTH, seed=finished), f"run{finished}"
         assert trainer.start(f"{name}-whole", **settings).wait() == 0
         while True:
-            expected, log = trainer.step(name), trainer.folder / f"{name}.log"
-            read = log.stat().st_size if log.exists() else 0
+            expected, log = trainer.step(name), trainer.log(name)
             process = trainer.start(name, init_from="auto", **settings)
-            try:  # some 2 seconds go until it trains
-                status = process.wait(random.uniform(1.5, 5.0) if killed < times else None)
-            except subprocess.TimeoutExpired:
+            if kinds.total() < times:
+                moment = random.choices(list(MOMENTS), MOMENTS.values())[0]
+                wait_for_moment(moment, process, log, trainer.folder / name)
                 process.kill()
-                status = process.wait()
-            told = re.search(r"^going on from \S+, step ([\d,]+)$", log.read_text()[read:], re.M)
-            if told:
-                assert int(told[1].replace(",", "")) == expected, f"went on from {told[1]}, saved was {expected}"
+            status = process.wait()
+            if log.resumed_at() is not None:
+                assert log.resumed_at() == expected, f"went on from {log.resumed_at()}, saved was {expected}"
                 went_on += 1
             if status == 0:
                 break
-            assert status == -signal.SIGKILL, f"status {status}: {log.read_text()[-2000:]}"
-            killed += 1
+            assert status == -signal.SIGKILL, f"status {status}: {log.text()[-2000:]}"
+            kinds[moment] += 1
             in_a_save += any((trainer.folder / name).glob(".ckpt*.tmp"))
-            before_any += told is None and expected is not None
             lives.append((trainer.step(name) or 0) - (expected or 0))
-        whole, survivor = trainer.state(f"{name}-whole"), trainer.state(name)
-        must_equal(whole, {k: v for k, v in survivor.items() if k != "ckpt_previous.pt"})
+        must_equal(trainer.state(f"{name}-whole"), trainer.state(name))
         finished += 1
-        print(f"run {finished}: equal after {killed} kills in all", flush=True)
+        print(f"run {finished}: equal after {kinds.total()} kills in all", flush=True)
     print(
-        f"kills survived: {killed}, {in_a_save} of them inside a save; {went_on} restarts went on from the last save, "
-        f"{before_any} were killed before they had read it; updates saved in a life: {min(lives)} to {max(lives)}"
+        f"kills survived: {kinds.total()} ({', '.join(f'{n} at {kind}' for kind, n in kinds.items())}), {in_a_save} of "
+        f"them inside a save; updates saved in a life: {min(lives)} to {max(lives)}"
     )
+    check_restarts(went_on, kinds.total())
+
+
+def check_restarts(went_on: int, restarts: int) -> None:
+    print(f"restarts that went on from the last save: {went_on} of {restarts}")
+    assert 2 * went_on >= restarts > 0, "too few restarts went on from a save: nothing was tested"
 
 
 def disk(trainer: Trainer, times: int = 50) -> None:
-    """The disk is full at random points: no file may grow beyond a random size, for a random time (RLIMIT_FSIZE)."""
+    """The disk is full at random points: for some updates, no file may grow beyond a random size (RLIMIT_FSIZE)."""
     random.seed(2)
     full = finished = refused = 0
     while full < times:
-        settings = RUNS[finished % len(RUNS)] | dict(max_iters=1500, eval_interval=10, eval_iters=2, seed=finished)
-        name = f"disk{finished}"
+        settings, name = RUNS[finished % len(RUNS)] | dict(LENGTH, seed=finished), f"disk{finished}"
         assert trainer.start(f"{name}-whole", **settings).wait() == 0
-        process, began = trainer.start(name, init_from="auto", **settings), full
-        while (status := process.poll()) is None:
-            time.sleep(random.uniform(0.1, 1.0))
-            if (trainer.folder / name / "ckpt.pt").exists() and process.poll() is None and full < began + times // 3:
-                try:
-                    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (random.randrange(9_000_000), -1))
-                    time.sleep(random.uniform(0.02, 0.5))
-                    full += process.poll() is None
-                    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
-                except ProcessLookupError:
-                    break
-        status = process.wait()
-        log = (trainer.folder / f"{name}.log").read_text()
-        assert "Traceback" not in log, log[-3000:]
-        if status == 1:  # the last save of all was refused
-            assert "what was learned since the last checkpoint" in log
+        log, full_before = trainer.log(name), full
+        process = trainer.start(name, init_from="auto", **settings)
+        while process.poll() is None:
+            wait_for_updates(process, log, random.randrange(1, 60))
+            if process.poll() is not None or full >= full_before + min(5, max(1, times // 3)):
+                continue
+            try:
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (random.randrange(9_000_000), -1))
+                wait_for_updates(process, log, random.randrange(1, 30))
+                full += process.poll() is None
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+            except ProcessLookupError:
+                break
+        assert "Traceback" not in log.text(), log.text()[-3000:]
+        if process.wait() == 1:  # the last save of all was refused
+            assert "what was learned since the last checkpoint" in log.text()
             assert trainer.start(name, init_from="resume", **settings).wait() == 0
-        refused += log.count("; training goes on, and saves again")
+        refused += log.text().count("; training goes on, and saves again")
         must_equal(trainer.state(f"{name}-whole"), trainer.state(name))
         finished += 1
         print(f"run {finished}: equal after a full disk {full} times in all", flush=True)
     print(f"full disks survived: {full}; saves that were refused: {refused}; nothing lost")
+    assert refused, "no save was refused: nothing was tested"
+
+
+def wait_for_updates(process: subprocess.Popen, log: Log, count: int) -> None:
+    """Wait until so many more updates are made, or the process has ended."""
+    made = len(log.steps())
+    wait_until(process, lambda: len(log.steps()) >= made + count)
 
 
 def ranks(trainer: Trainer, times: int = 5) -> None:
     """Under torchrun, one of two processes is killed at a random instant: the other ends, and both go on together."""
     random.seed(4)
-    settings = RUNS[0] | dict(max_iters=600, eval_interval=20)
+    settings = RUNS[0] | dict(max_iters=200 + 80 * times, eval_interval=20)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     assert trainer.start("whole", launcher, **settings).wait() == 0
-    killed = 0
-    while killed < times:
+    killed = went_on = deaths = 0
+    while True:
+        expected, log = trainer.step("parts"), trainer.log("parts")
         process = trainer.start("parts", launcher, init_from="auto", **settings)
-        try:
-            process.wait(random.uniform(5, 9))
-        except subprocess.TimeoutExpired:
+        if killed < times:
+            wait_for_updates(process, log, random.randrange(21, 80))
+            time.sleep(random.uniform(0, 0.02))
             found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, encoding="utf-8")
-            if victims := found.stdout.split():
-                os.kill(int(random.choice(victims)), signal.SIGKILL)
-                killed += 1
-        status = process.wait(60)
+            os.kill(int(random.choice(found.stdout.split())), signal.SIGKILL)
+            killed += 1
+        status = process.wait(300)
+        if log.resumed_at() is not None:
+            assert log.resumed_at() == expected, f"went on from {log.resumed_at()}, saved was {expected}"
+            went_on += 1
+        deaths += log.text().count("another process of this training has died")
         if status == 0:
             break
-    while process.wait() != 0:
-        process = trainer.start("parts", launcher, init_from="auto", **settings)
-    must_equal(trainer.state("whole"), {k: v for k, v in trainer.state("parts").items() if k != "ckpt_previous.pt"})
-    said = (trainer.folder / "parts.log").read_text().count("another process of this training has died")
-    print(f"killed one of two processes {killed} times, the other said so {said} times; equal to the undisturbed run")
+    must_equal(trainer.state("whole"), trainer.state("parts"))
+    print(
+        f"killed one of two processes {killed} times, the other reported it {deaths} times; equal to an undisturbed run"
+    )
+    check_restarts(went_on, killed)
 
 
 def small_checkpoint(path: Path) -> str:
@@ -192,28 +254,20 @@ def small_checkpoint(path: Path) -> str:
     config = GPTConfig(n_layer=4, n_head=2, n_embd=80, block_size=8, bias=False, vocab_size=7, dropout=0.0, gelu="tanh")
     model = GPT(config)
     optimizers = optim.make_optimizers(
-        model,
-        optimizer="muon",
-        learning_rate=0.01,
-        muon_lr=0.02,
-        muon_momentum=0.9,
-        weight_decay=0.1,
-        betas=(0.9, 0.95),
+        model, optimizer="muon", learning_rate=0.01, muon_lr=0.02, weight_decay=0.1, betas=(0.9, 0.95)
     )
     model(torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.int64))[1].backward()
     for optimizer in optimizers:
         optimizer.step()
-    checkpoint.save(
-        path,
+    content = checkpoint.pack(
         model=model,
         optimizers=optimizers,
-        iter_num=3,
-        best_val_loss=1e9,
+        progress=Progress(iter_num=3, position=[0, 1], seconds=1.0, metrics_bytes=5, text_sha256="0"),
         config={"dataset": "x"},
         tokenizer_description={"kind": "characters", "characters": "abcdefg"},
         corpus_ids=[1, 2],
-        loop={"place": [0, 1], "seconds": 1.0, "metrics_bytes": 5, "text_sha256": "0"},
     )
+    checkpoint.write(path, content)
     return checkpoint.digest(checkpoint.read(path, checkpoint.PARTS))
 
 
@@ -236,13 +290,19 @@ def mutated(good: bytes) -> bytes:
 FORBIDDEN = ("exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 
 
-def memory_of(name: str) -> int:
-    """Bytes that this process holds (VmRSS), or held at most since `forget_the_most` (VmHWM)."""
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+def memory(field: str) -> int:
+    """Bytes that this process holds now (VmRSS), or held at most since reset_peak_memory (VmHWM)."""
+    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def forget_the_most() -> None:
+def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def content_of(name: str) -> list:
+    """All tokens and ids of a dataset with a held-out part."""
+    found = dataset.Dataset(name)
+    return [split.tokens(0, len(split)).tolist() for split in (found.train, found.val)] + [found.corpus_ids]
 
 
 def mutations(trainer: Trainer, times: int = 10_000) -> None:
@@ -250,66 +310,47 @@ def mutations(trainer: Trainer, times: int = 10_000) -> None:
     random.seed(3)
     path = trainer.folder / "mutated" / "ckpt.pt"
     path.parent.mkdir()
-    right = small_checkpoint(path)
-    good = path.read_bytes()
-    shards = {f.name: f.read_bytes() for f in (dataset.DATA / "held").iterdir()}
-    held = dataset.Dataset("held")
-    tokens = [
-        held.train.tokens(0, len(held.train)).tolist(),
-        held.val.tokens(0, len(held.val)).tolist(),
-        held.corpus_ids,
-    ]
-    pretrained.load_model(str(path.parent))
+    right, tokens = small_checkpoint(path), content_of("held")
+    good, shards = path.read_bytes(), {f: f.read_bytes() for f in (dataset.DATA / "held").iterdir()}
+    pretrained.load_model(str(path.parent))  # what is imported late is imported now
     events, watching = [], False
     sys.addaudithook(lambda event, args: events.append((event, args)) if watching and event in FORBIDDEN else None)
-    refused, exact, slowest, largest, most = {}, 0, 0.0, 0.0, 0
+    refused, slowest, largest, most = Counter(), 0.0, 0.0, 0
     for n in range(times):
-        of_checkpoint = n % 4 < 3
-        if of_checkpoint:
-            path.write_bytes(mutated(good))
-        else:
-            name = random.choice(list(shards))
-            (dataset.DATA / "held" / name).write_bytes(mutated(shards[name]))
-        forget_the_most()
-        before, watching, started = memory_of("VmRSS"), True, time.perf_counter()
+        file, original = (path, good) if n % 4 < 3 else random.choice(list(shards.items()))
+        file.write_bytes(mutated(original))
+        reset_peak_memory()
+        before, watching, began = memory("VmRSS"), True, time.perf_counter()
         try:
-            if of_checkpoint:
+            if file == path:
                 content = checkpoint.read(path, checkpoint.PARTS)
                 pretrained.build_model(content, path)
                 assert checkpoint.digest(content) == right
             else:
-                found = dataset.Dataset("held")
-                assert [
-                    found.train.tokens(0, 10**6).tolist(),
-                    found.val.tokens(0, 10**6).tolist(),
-                    found.corpus_ids,
-                ] == tokens
-            exact += 1
+                assert content_of("held") == tokens
         except UserError as e:
             assert "\n" not in str(e)
-            what = re.sub(r"\(.*\)|'.*?'|\S*/\S*|[\d,]+", "", str(e))[:70]
-            refused[what] = refused.get(what, 0) + 1
+            refused[re.sub(r"\(.*\)|'.*?'|\S*/\S*|[\d,]+", "", str(e))[:70]] += 1
         finally:
             watching = False
-        slowest, taken = max(slowest, time.perf_counter() - started), memory_of("VmHWM") - before
+        slowest, taken = max(slowest, time.perf_counter() - began), memory("VmHWM") - before
         most = max(most, taken)
-        if of_checkpoint:
+        if file == path:
             largest = max(largest, taken / len(good))
-        else:
-            (dataset.DATA / "held" / name).write_bytes(shards[name])
-    for what, count in sorted(refused.items(), key=lambda pair: -pair[1]):
-        print(f"  {count:6,} {what}")
+        file.write_bytes(original)
+    for message, count in refused.most_common():
+        print(f"  {count:6,} {message}")
     print(
-        f"mutations: {times:,}, {times - exact:,} refused by one line, {exact:,} exactly right; slowest "
-        f"{slowest * 1e3:.0f} ms; most memory that one took: {most / 1e6:.1f} MB, {largest:.2f} times the checkpoint's "
-        f"{len(good) / 1e6:.1f} MB"
+        f"mutations: {times:,}, {refused.total():,} refused by one line, {times - refused.total():,} exactly right; "
+        f"slowest {slowest * 1e3:.0f} ms; most memory that one took: {most / 1e6:.1f} MB, {largest:.2f} times the "
+        f"checkpoint's {len(good) / 1e6:.1f} MB"
     )
     assert not events, f"code was run: {events[:3]}"
     assert largest < 2
 
 
 def week(trainer: Trainer, times: int = 20_000) -> None:
-    """A long run in the small: memory and open files, after a tenth of the updates and at the end."""
+    """Memory and open files of a long run of a small model, after a tenth of the updates and at the end."""
     process = trainer.start("week", **RUNS[0] | dict(max_iters=times, eval_interval=200, log_interval=10))
     process_files, samples = Path(f"/proc/{process.pid}"), []
     while process.poll() is None:

@@ -1,5 +1,8 @@
-"""The README's commands, typed as they stand there, on a small book; and nanoGPT's config files."""
+"""README.md, docs/ and nanoGPT's config files: what they say can be typed works, what they name exists."""
 
+import dataclasses
+import importlib
+import io
 import re
 import runpy
 import shlex
@@ -9,13 +12,27 @@ from pathlib import Path
 import pytest
 from conftest import PACKAGE, STORY, hugging_face_gpt2
 
+from llm import sample, train
 from llm.configurator import load_settings
-from llm.train import Settings
+from llm.text import dataset
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = PACKAGE.parent
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [README, *DOCS, *(ROOT / name for name in ("BENCHMARKS.md", "CONTRIBUTING.md", "SECURITY.md"))]
+SCRIPTS = ["train", "sample", "recall", "probe", "serve", "plot", "bench", "export", "data/book/prepare"]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# --- commands ---
+
 TINY = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--batch_size=2", "--block_size=100", "--max_iters=2"]
-SMALL_GPT2 = [*TINY, "--init_from=small-gpt2"]  # in the place of gpt2, which would be downloaded
-CHEAP = {
+SMALL_GPT2 = [*TINY, "--init_from=small-gpt2"]  # instead of gpt2, which would be downloaded
+CHEAP = {  # arguments that are added to a command with this word
+    "--help": [],
     "config/finetune_prince.py": SMALL_GPT2,
     "train.py": TINY,
     "sample.py": ["--max_new_tokens=5"],
@@ -26,51 +43,78 @@ BOOKS = {
     "../my_book.txt": STORY[:3000],
     "data/shakespeare_char/input.txt": STORY,
 }
+CONTRACT = [  # commands that must always work
+    "data/prince/prepare.py",
+    "train.py config/train_prince.py",
+    "sample.py --out_dir=out-prince",
+    "sample.py --out_dir=out-prince --start=Then the little prince said",
+    "sample.py --out_dir=out-prince --checkpoint_name=ckpt_init.pt",
+]
 
 
-def readme_commands() -> list[list[str]]:
-    """The words after `python` of each such command in the README's code blocks, in order; torchrun is its module."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+def commands_in(document: Path) -> list[list[str]]:
+    """The words after `python` of each such command in a document's sh blocks, in order; torchrun is its module."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
     lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
     lines = [line.replace("torchrun ", "python -m torch.distributed.run ") for line in lines]
     return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
 
 
-def test_the_readme_is_finished():
-    files = [README, README.parent / "BENCHMARKS.md", *(README.parent / "llm/config").glob("*.py")]
-    assert not [path.name for path in files if "@@" in path.read_text(encoding="utf-8")]
+def all_commands() -> list[list[str]]:
+    """Each distinct command of README.md and docs/ once: those that prepare data first, then those that train."""
+    found = [words for document in (README, *DOCS) for words in commands_in(document)]
+    found = [list(words) for words in dict.fromkeys(map(tuple, found))]
+
+    def stage(words: list[str]) -> int:
+        return 0 if words[0].startswith("data/") else 1 if "train.py" in words else 2
+
+    return sorted(found, key=stage)
+
+
+@pytest.fixture
+def run_here(package, monkeypatch, capsys):
+    """run_here(words) runs a script of the package's copy in this process, which has torch already; returns stdout."""
+    monkeypatch.chdir(package)
+    monkeypatch.setattr(dataset, "DATA", package / "data")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run_here(words: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(words[0], run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, f"{words}\n{printed.err}"
+        return printed.out
+
+    return run_here
 
 
 def test_the_readme_names_the_commands_that_must_always_work():
-    typed = [" ".join(words) for words in readme_commands()]
-    for command in (
-        "data/prince/prepare.py",
-        "train.py config/train_prince.py",
-        "sample.py --out_dir=out-prince",
-        "sample.py --out_dir=out-prince --start=Then the little prince said",
-        "sample.py --out_dir=out-prince --checkpoint_name=ckpt_init.pt",
-    ):
-        assert command in typed
+    typed = [" ".join(words) for words in commands_in(README)]
+    assert [command for command in typed if command in CONTRACT] == CONTRACT
 
 
-def test_every_command_of_the_readme_works_as_typed(run, package):
+def test_every_command_of_the_documents_works_as_typed(run, run_here, package):
+    """The commands that must always work run as processes of their own, as does torchrun; the others in this one."""
+    for module in ("matplotlib", "safetensors", "gguf"):
+        pytest.importorskip(module)
     for name, text in BOOKS.items():
         (package / name).write_text(text, encoding="utf-8")
     hugging_face_gpt2(vocab_size=50257, n_embd=8, n_positions=100).save_pretrained(package / "small-gpt2")
-    for words in readme_commands():
-        if words[0] == "plot.py":
-            pytest.importorskip("matplotlib")
+    for words in all_commands():
         if words[0] == "serve.py":
             continue  # until Ctrl-C: see test_serve.py
         cheap = next((CHEAP[word] for word in CHEAP if word in words), [])
-        finished = run(*words, *cheap, *(["--gradient_accumulation_steps=2"] if "-m" in words else []))
+        in_process = " ".join(words) not in CONTRACT and "-m" not in words
+        printed = run_here([*words, *cheap]) if in_process else run(*words, *cheap).stdout
         if words[0] == "recall.py":
-            assert re.fullmatch(r"recall@50/50: 0\.\d{4} \(\d+/\d+ windows\)", finished.stdout.splitlines()[-1])
+            assert re.fullmatch(r"recall@50/50: 0\.\d{4} \(\d+/\d+ windows\)", printed.splitlines()[-1])
         if words[0] == "probe.py":
-            assert re.search(r"prompts of the book: \d+ of 20 continue as it does", finished.stdout)
-        if words[0] == "sample.py" and "--interactive=True" not in words:
-            start = next((w.removeprefix("--start=") for w in words if w.startswith("--start=")), "\n")
-            assert finished.stdout.startswith(start)
+            assert re.search(r"prompts of the book: \d+ of 20 continue as it does", printed)
+        if words[0] == "sample.py" and not {"--interactive=True", "--cite=True"} & set(words):
+            start = next((word.removeprefix("--start=") for word in words if word.startswith("--start=")), "\n")
+            assert printed.startswith(start)
 
 
 def test_the_commands_work_from_the_root_too(run, package):
@@ -84,6 +128,123 @@ def test_the_commands_work_from_the_root_too(run, package):
     run("llm/sample.py", "--out_dir=out-prince", "--max_new_tokens=3", cwd=root)
     run("llm/recall.py", "--out_dir=out-prince", cwd=root)
 
+
+# --- what the documents name ---
+
+
+def prose(document: Path) -> list[tuple[int, str]]:
+    """(line number, line) of what is neither a table nor code."""
+    found, in_block = [], False
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            in_block = not in_block
+        elif not in_block and not line.startswith(("|", "    ")):
+            found.append((number, line))
+    return found
+
+
+def without_blocks(document: Path) -> str:
+    return re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading as GitHub forms it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def headings(document: Path) -> list[str]:
+    return re.findall(r"^#+ (.*)$", without_blocks(document), re.M)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_links_lead_to_files_and_headings_that_exist(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_blocks(document))
+    for link in (link for link in links if not link.startswith(("http://", "https://"))):
+        path, _, fragment = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not fragment or fragment in map(anchor, headings(target)), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_files_and_folders_in_backticks_exist(document):
+    """Those of this repository: a module or a document, a folder such as `llm/text/`; not what scripts write."""
+    for word in " ".join(re.findall(r"`([^`\n]+)`", without_blocks(document))).split():
+        if word.startswith("llm/out-") or "NAME" in word:
+            continue
+        if re.fullmatch(r"[\w./-]+\.(py|md|toml|html|svg|bpe)|(llm|docs|tests)/[\w/-]+/", word):
+            folders = [ROOT, PACKAGE, document.parent]
+            bare = "/" not in word and any(PACKAGE.rglob(word))
+            assert bare or any((folder / word).exists() for folder in folders), word
+
+
+def test_the_readmes_map_has_every_script_and_folder():
+    [found] = re.findall(r"^```\nllm/\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    named = {word.rstrip("/") for line in found.splitlines() for word in re.split(r"\s{2,}", line.strip())}
+    scripts = {path.name for path in PACKAGE.glob("*.py") if "\nif __name__ ==" in path.read_text(encoding="utf-8")}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert named >= scripts | folders
+    files = {name for name in named if name.endswith(".py")}
+    assert all((PACKAGE / name).exists() for name in files)
+
+
+def test_experiments_that_are_cited_are_in_the_log():
+    titles = {heading.partition(": ")[2].removesuffix(" (negative)") for heading in headings(ROOT / "docs" / "LOG.md")}
+    for path in (*DOCUMENTS, *PACKAGE.rglob("*.py")):
+        text = re.sub(r"\n[ #|]*", " ", path.read_text(encoding="utf-8"))  # a citation may be wrapped
+        cited = re.findall(r'docs/LOG\.md, "([^"]+)"', text)
+        assert titles.issuperset(cited), f"{relative(path)}: {cited}"
+
+
+def settings_of_scripts() -> set[str]:
+    modules = [importlib.import_module(f"llm.{name.replace('/', '.')}") for name in SCRIPTS]
+    classes = [sample.SamplingSettings if module.__name__ == "llm.probe" else module.Settings for module in modules]
+    return {field.name for cls in classes for field in dataclasses.fields(cls)}
+
+
+NO_SETTINGS = {"key", "learning_rat", "nproc_per_node", "times", "wrap"}  # examples; options of other programs
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "LOG.md"], ids=relative)
+def test_settings_that_documents_name_exist(document):
+    named = re.findall(r"--([a-z_]+)=", document.read_text(encoding="utf-8"))
+    assert set(named) <= settings_of_scripts() | NO_SETTINGS
+
+
+NANOGPT_SETTINGS = """
+    out_dir eval_interval log_interval eval_iters eval_only always_save_checkpoint init_from wandb_log wandb_project
+    wandb_run_name dataset gradient_accumulation_steps batch_size block_size n_layer n_head n_embd dropout bias
+    learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters min_lr backend
+    device dtype compile start num_samples max_new_tokens temperature top_k
+"""
+
+
+def test_every_setting_that_nanogpt_lacks_is_explained():
+    ours = {field.name for cls in (train.Settings, sample.Settings) for field in dataclasses.fields(cls)}
+    explained = re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"))
+    assert ours - set(NANOGPT_SETTINGS.split()) <= set(explained)
+
+
+# --- the form of the documents ---
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_no_line_of_a_document_is_longer_than_120_columns(document):
+    assert not [(number, line) for number, line in prose(document) if len(line) > 120]
+
+
+def test_no_document_is_too_long():
+    lengths = {relative(path): path.read_text(encoding="utf-8").count("\n") for path in (README, *DOCS)}
+    assert lengths.pop("README.md") <= 170
+    assert not {name: n for name, n in lengths.items() if n > 150 and name != "docs/LOG.md"}
+
+
+def test_no_document_or_config_file_has_a_placeholder():
+    files = [*DOCUMENTS, *(PACKAGE / "config").glob("*.py")]
+    assert not [path for path in files if re.search(r"@@|\bTODO\b|\bTBD\b", path.read_text(encoding="utf-8"))]
+
+
+# --- nanoGPT's config files ---
 
 # what nanoGPT's config files set, in their order
 GPT2_EVAL = "batch_size = 8; eval_iters = 500; eval_only = True; wandb_log = False; init_from = "
@@ -117,7 +278,7 @@ learning_rate = 1e-3; max_iters = 5000; lr_decay_iters = 5000; min_lr = 1e-4; be
 @pytest.mark.parametrize("name", NANOGPT)
 def test_nanogpts_config_files_parse(name, tmp_path):
     (tmp_path / f"{name}.py").write_text(NANOGPT[name])
-    settings = load_settings(Settings, [str(tmp_path / f"{name}.py")], script_folder=tmp_path)
+    settings = load_settings(train.Settings, [str(tmp_path / f"{name}.py")], script_folder=tmp_path)
     assert settings.max_iters in (5000, 600000, 20)
     assert settings.init_from.startswith("gpt2") == ("init_from" in NANOGPT[name])
 
@@ -127,19 +288,19 @@ def test_nanogpts_character_config_runs(run, package, tmp_path):
     run("data/shakespeare_char/prepare.py")
     (tmp_path / "char.py").write_text(NANOGPT["train_shakespeare_char"])
     tiny = ["--max_iters=2", "--n_layer=1", "--n_embd=12", "--batch_size=2", "--eval_iters=2"]
-    printed = run(package / "train.py", "char.py", *tiny, cwd=tmp_path).stdout
-    assert "bits per character" in printed
+    printed = run(package / "train.py", "char.py", *tiny, cwd=tmp_path).stderr
+    assert re.search(r"evaluated: step 0, .*val loss .* bits per character", printed)
     assert {p.name for p in (tmp_path / "out-shakespeare-char").glob("*.pt")} >= {"ckpt_init.pt", "ckpt_last.pt"}
     assert run(package / "sample.py", "--out_dir=out-shakespeare-char", "--start=The", cwd=tmp_path).stdout
+
+
+# --- mistakes and help ---
 
 
 def test_a_mistake_is_one_line_and_exit_status_1(run):
     """Of a real process; all the others are in test_bad_input.py."""
     process = run("train.py", "config/train_tale.py", "--learning_rat=1", status=1)
     assert "no setting learning_rat; type --learning_rate=1" in process.stderr and process.stdout == ""
-
-
-SCRIPTS = ["train", "sample", "recall", "probe", "serve", "plot", "bench", "export", "data/book/prepare"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,4 +1,4 @@
-# The bundled tale, by fine-tuning any small model: one of your own books', for example.
+# The bundled tale, learned by fine-tuning a small model: for example one that has learned your own book.
 #
 #     python data/tale/prepare.py
 #     python train.py config/finetune_tale.py --init_from=out-prince
@@ -6,8 +6,9 @@
 #     python sample.py --out_dir=out-tale-tuned --start="The echo"
 #     python sample.py --out_dir=out-tale-tuned --start="The echo" --checkpoint_name=ckpt_init.pt  # the model before
 #
-# From a model of train_prince.py's shape, on two CPU cores (AMD EPYC with AVX-512-BF16): 167 seconds, recall@50/50
-# 0.9944; with LoRA 0.9157, and 13 MB. Of the first book nothing is left (BENCHMARKS.md).
+# Measured from a model of train_prince.py's shape, on two CPU cores (AMD EPYC with AVX-512-BF16), 2026-11-23: all
+# weights, 87 updates in 167 seconds, recall@50/50 0.9944; LoRA, 264 updates, 0.9157, and a checkpoint of 13 MB. The
+# recall of the first book falls to 0 (BENCHMARKS.md, "Fine-tuning, LoRA and export").
 
 from llm.config.by_heart import *  # noqa: F403 (the recipe)
 

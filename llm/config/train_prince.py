@@ -1,4 +1,4 @@
-# The Little Prince (or any book) learned by heart, from scratch: 30 million parameters, the reference's shape.
+# The Little Prince (or any book) learned by heart, from scratch: 30 million parameters.
 #
 #     python data/prince/prepare.py
 #     python train.py config/train_prince.py
@@ -7,10 +7,11 @@
 #
 #     python train.py config/train_prince.py --dataset=my_book --out_dir=out-my_book
 #
-# The reference trained this shape for 5 minutes on a rented GPU. Here, on two CPU cores (AMD EPYC with AVX-512-BF16)
-# and a public-domain book of that size: 86 seconds from the command to its end (median of three seeds), recall@50/50
-# 1.0000, recall@8/50 0.99 (BENCHMARKS.md).
-# How long it takes follows from the text: each token of that book is seen about 11 times, of longer ones more often.
+# Measured on Brother Jacob, a public-domain book of the same size (21,542 tokens), on two CPU cores (AMD EPYC with
+# AVX-512-BF16), 2026-11-23: 86 seconds from the command to its end, recall@50/50 1.0000, recall@8/50 0.99 (medians of
+# three seeds; BENCHMARKS.md). Expect about 59 updates of 1.3 seconds. The published reference trained a model of this
+# shape for 5 minutes on a rented GPU. The length follows from the text: each token of that book is seen about 11 times,
+# those of longer books more often.
 
 from llm.config.by_heart import *  # noqa: F403 (the recipe)
 

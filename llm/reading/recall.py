@@ -36,7 +36,7 @@ CONTROL_TEXT = DATA / "tale" / "control.txt"
 
 @dataclass(frozen=True)
 class Recall:
-    """Counts of one measurement: windows, windows recited exactly, correct tokens (of SUFFIX per window)."""
+    """Counts of one measurement: windows, windows recited exactly, right tokens (of SUFFIX per window)."""
 
     windows: int
     recited: int
@@ -105,7 +105,10 @@ def unique_prefixes(split: Split, starts: np.ndarray, length: int, chunk: int = 
 
 
 def window_spans(starts: np.ndarray) -> np.ndarray:
-    """(n, 3) spans for `greedy_errors`: windows at `starts`, predicted from their 8th token to their last."""
+    """(n, 3) spans for `greedy_errors`: windows at `starts`, predicted from their 9th token to their last.
+
+    One pass serves recall@8/50 and recall@50/50.
+    """
     return starts[:, None] + np.array([0, SHORT_PREFIX, PREFIX + SUFFIX])
 
 

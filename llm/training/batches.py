@@ -43,7 +43,7 @@ def epoch_grid(n_tokens: int, T: int, seed: int, epoch: int) -> tuple[int, int]:
     """(offset, number of windows) of one epoch.
 
     The windows start at 0 if offset > 0, then every T tokens from the offset on, then where a window ends with the last
-    token unless the grid already does.
+    token unless the grid already does. For 30 tokens, T = 10 and an offset of 4: at 0, 4, 14 and 19.
     """
     last = n_tokens - T - 1  # start of the last possible window
     offset = seed_for(seed, epoch, 0) % min(T, last + 1)
@@ -62,7 +62,7 @@ def split_windows(windows: torch.Tensor, length: int) -> torch.Tensor:
 
 
 class Batches:
-    """Endless training batches, resumed by `progress`: all else depends on seed and epoch alone.
+    """Endless training batches. Seed and epoch determine them, so `progress` is all that resuming needs.
 
     Each call of next() moves every rank past batch_size windows of block_size tokens per rank. Rank r takes the r-th of
     them, so that two ranks see in one call what one rank sees in two. At most the fraction `replay` of these windows
@@ -89,7 +89,7 @@ class Batches:
             )
         self.split, self.T, self.B, self.seed = split, block_size, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.min_context = block_size // 5  # tokens of a window before an error in it counts
+        self.min_context = block_size // 5  # tokens before an error counts: with fewer, the text may be ambiguous
         self.progress, self.replay = progress or Progress(), replay
         self.starts = np.zeros(0, dtype=np.int64)  # first tokens of this rank's latest batch
         self.n_new = 0  # how many of them are not replayed; these come first
@@ -102,8 +102,8 @@ class Batches:
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, y), each (B, T) int64: inputs and the tokens that follow them."""
-        batches = [self._next_starts() for _ in range(self.world_size)]
-        self.starts, self.n_new = batches[self.rank]
+        starts_of_ranks = [self._next_starts() for _ in range(self.world_size)]
+        self.starts, self.n_new = starts_of_ranks[self.rank]
         tokens = self.split.windows(self.starts, self.T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
@@ -136,7 +136,9 @@ class Batches:
         return (torch.from_numpy(self.starts)[rows.cpu()] + 1 + errors[rows].int().argmax(1).cpu()).tolist()
 
     def schedule_replay(self, tokens: list[int], step: int) -> None:
-        """Schedule windows around these tokens of the text for replay, each at a position that depends on the step.
+        """Schedule windows around these tokens of the text for replay.
+
+        Where in its window a token stands depends on the step, so that it is learned with contexts of many lengths.
 
         All ranks must pass the same tokens. A token that a scheduled window already contains is skipped, and at most
         one epoch's windows are scheduled: beyond that, the epoch itself shows them as soon.

@@ -14,6 +14,7 @@ from llm.configurator import command
 from llm.model import GPT
 from llm.reading import recall
 from llm.reading.generate import generate
+from llm.reading.greedy import greedy_errors
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import Reader
 from llm.runtime import Runtime
@@ -35,7 +36,7 @@ def baseline(model: GPT, data: Dataset, *, allowed: torch.Tensor, rt: Runtime, b
     return figures
 
 
-def report(
+def report_knowledge(
     model: GPT,
     data: Dataset,
     *,
@@ -57,7 +58,7 @@ def report(
     if not recall.recall_obstacle(model.config.block_size, len(data.train)):
         if errors is None:
             spans = recall.window_spans(recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX))
-            errors = recall.greedy_errors(model, data.train, spans, allowed=allowed, rt=rt.measuring())
+            errors = greedy_errors(model, data.train, spans, allowed=allowed, rt=rt.measuring())
         control = recall.find_control(None, data, data.tokenizer)
         options = dict(allowed=allowed, rt=rt.measuring(), control=control, errors=errors)
         lines, figures = recall.report(model, data, **options)
@@ -101,7 +102,7 @@ def known_prompts(data: Dataset, errors: np.ndarray) -> Iterator[tuple[str, list
     """(prompt as typed, its token ids, the SHOWN ids that follow) of windows that the model continues without error.
 
     Prompts have 8 to 16 tokens, begin and end with whole words, occur once in the text and are encoded as they stand
-    there. Those that begin a sentence come first. errors: see `recall.greedy_errors`.
+    there. Those that begin a sentence come first. errors: see `greedy.greedy_errors`.
     """
     tokenizer, text_ids = data.tokenizer, data.train.tokens(0, len(data.train))
     text = tokenizer.decode(text_ids.tolist())

@@ -112,7 +112,7 @@ def close_run(run: Run) -> int:
     if stop.target and stop.errors is None:
         longer = max(1, math.ceil(run.settings[run.length_setting] * 1.5))
         notice(f"target_recall={stop.target.goal} was not reached; train longer with --{run.length_setting}={longer}")
-    finish.report(
+    finish.report_knowledge(
         run.plain_model(),
         run.data,
         out_dir=run.out_dir,

@@ -68,25 +68,27 @@ class Run:
     display: Display | None = None
     start_time: float = 0.0  # of time.perf_counter
     errors: list[int] = field(default_factory=list)  # tokens of the text that the latest update got wrong
-    known: torch.Tensor | float = 0.0  # stretches predicted without error since the last line of metrics ...
-    graded: int = 0  # ... of so many
+    n_known: torch.Tensor | float = 0.0  # stretches that were predicted without error since the last line of metrics
+    n_graded: int = 0  # all stretches that were graded since then
 
     def grade(self, logits: torch.Tensor, y: torch.Tensor, *, replay: bool) -> None:
         """Compare a micro-batch's predictions with its targets y (B, T): collects `errors` and `known`."""
         correct = self.model.predicted_ids(logits) == y
         if replay:
             self.errors += self.batches.first_errors(correct)
-        known, graded = self.batches.count_known(correct, PREFIX, SUFFIX)
-        self.known, self.graded = self.known + known, self.graded + graded
+        n_known, n_graded = self.batches.count_known(correct, PREFIX, SUFFIX)
+        self.n_known, self.n_graded = self.n_known + n_known, self.n_graded + n_graded
 
     def known_share(self) -> float | None:
         """Share of stretches predicted without error since the last call, on all ranks; None if there were none."""
-        known, graded = self.rt.sum(float(self.known), self.graded)
-        self.known, self.graded = 0.0, 0
-        return known / graded if graded else None
+        n_known, n_graded = self.rt.sum(float(self.n_known), self.n_graded)
+        self.n_known, self.n_graded = 0.0, 0
+        return n_known / n_graded if n_graded else None
 
-    def schedule_replay(self) -> None:
-        """Repeat the windows that the latest update got wrong in later batches, and check them first."""
+    def schedule_replay(self, plan: Plan) -> None:
+        """If planned, repeat the windows that the latest update got wrong in later batches, and check them first."""
+        if not plan.replay:
+            return
         errors, self.errors = self.rt.gather(self.errors), []
         self.batches.schedule_replay(errors, self.progress.iter_num)
         if self.stop.target:
@@ -113,31 +115,29 @@ class Run:
         return evaluate_loss(self.model, self.data.val, self.rt, **size)
 
     def report(self, plan: Plan, loss_sum: torch.Tensor, grad_norm: torch.Tensor, *, logged: bool) -> None:
-        """After an update: schedule replay, check that the update was finite and, if `logged`, log its figures.
+        """After an update: check that it was finite and, if `logged`, log its figures.
 
         loss_sum: of this rank's micro-batches.
         """
         step = self.progress.iter_num
-        with self.timer.measure("updates", count=0):
-            if plan.replay:
-                self.schedule_replay()
+        with self.timer.measure("updates", count=0):  # more time of the same update: what follows waits for the device
             self.finite.note(step, loss_sum, grad_norm)
-            if logged or self.rt.device.type == "cpu":  # a GPU would have to be waited for
+            if logged or self.rt.device.type == "cpu":  # reading a value waits for a GPU, so there only when logging
                 self.finite.check_updates(step)
             if not logged:
                 return
             loss = self.rt.sum(loss_sum.item())[0] / (self.micro_steps * self.rt.world_size)
-            known, skipped = self.known_share(), int(self.finite.skipped)
+            known_share, skipped = self.known_share(), int(self.finite.skipped)
         if not self.rt.is_main:
             return
-        figures = dict(epoch=plan.epochs, loss=loss, lr=plan.lr, grad_norm=float(grad_norm), known=known)
+        figures = dict(epoch=plan.epochs, loss=loss, lr=plan.lr, grad_norm=float(grad_norm), known=known_share)
         if self.scaler.is_enabled():
             figures["skipped"] = skipped
         seconds, count = self.timer.lap("updates")
         tokens_per_s = count * self.tokens_per_iter / seconds
         self.log.write(step, **figures, tokens_per_s=tokens_per_s, seconds=self.seconds())
         notes = [f"{skipped:,} updates skipped (float16)"] if skipped else []
-        notes += [] if known is None else [f"knows {known:.0%}"]
+        notes += [] if known_share is None else [f"knows {known_share:.0%}"]
         self.display.update(
             step,
             self.stop.expected_iters(),
@@ -154,13 +154,13 @@ class Run:
         progress, step = self.progress, self.progress.iter_num
         with self.timer.measure("measuring"):
             loss = self.val_loss() if self.data.val else None
-            known = self._recall()
+            measured = self._recall()
             self.finite.check_weights(step, self.model, loss)
         if self.rt.is_main:
-            share = known.share if known else None
+            share = measured.share if measured else None
             self.log.write(step, epoch=self.batches.epochs, val_loss=loss, recall=share, seconds=self.seconds())
             figures = [f"val loss {describe_loss(loss, self.data.val)}"] if self.data.val else []
-            figures += [f"recall@{PREFIX}/{SUFFIX} {known}"] if known else []
+            figures += [f"recall@{PREFIX}/{SUFFIX} {measured}"] if measured else []
             if figures:
                 words = f"step {step:,}, epoch {self.batches.epochs:.1f}, {', '.join(figures)}"
                 self.display.line(f"evaluated: {words}")
@@ -177,7 +177,7 @@ class Run:
 
     def _recall(self) -> recall.Recall | None:
         """Recall of the whole text if it was just checked, else of a few windows; None if it cannot be measured."""
-        if self.stop.errors is not None:
+        if self.stop.errors is not None:  # target_recall was checked just now, and reached
             return recall.Recall.from_errors(self.stop.errors)
         if self.recall_starts is None or (self.progress.iter_num == 0 and self.progress.base is None):
             return None  # random weights know nothing

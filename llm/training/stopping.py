@@ -1,5 +1,6 @@
 """Whether and why training stops. Nothing else decides that."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -53,8 +54,9 @@ class StopRule:
         """The update at which the run will probably end: the next check of target_recall, else max_iters."""
         if self.target is None:
             return self.max_iters
-        checks_done = max(0, -(-(self.progress.iter_num + 1 - self.first_check) // self.check_interval))
-        return min(self.max_iters, self.first_check + checks_done * self.check_interval)
+        updates_since = max(0, self.progress.iter_num + 1 - self.first_check)
+        n_intervals = math.ceil(updates_since / self.check_interval)
+        return min(self.max_iters, self.first_check + n_intervals * self.check_interval)
 
     def check_recall(self, model: GPT, evaluate_val: Callable[[], float] | None) -> None:
         """Stop if target_recall is reached; checked every so often once the learning rate is low.

@@ -1,26 +1,38 @@
-"""A run that is stopped, by whatever, goes on as if nothing had happened: real processes, real signals."""
+"""A run that is stopped and resumed equals one that was never stopped: real processes, signals and terminals."""
 
+import codecs
 import dataclasses
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 
 import pytest
 from conftest import STORY, TINY, timeless
 
+from llm.configurator import UserError
 from llm.storage import checkpoint
 from llm.text import dataset, tokenizer
+from llm.training import interrupt
+from llm.training.batches import Batches
+from llm.training.interrupt import Interrupt
 from llm.training.metrics import read_metrics
 
-TRAINED = dict(dropout=0.2, gradient_accumulation_steps=2, block_size=48, max_iters=100, eval_interval=25)
+TRAINED = dict(dropout=0.2, gradient_accumulation_steps=2, block_size=48, lr_decay_iters=100, eval_interval=25)
+ENDLESS = dict(max_iters=100_000, eval_interval=100_000)  # stopped long before its end
+FINISHING = "finishing this step, then saving; {} again to quit without saving"
+PATIENCE = 100  # seconds until a test that hangs is ended
 
 
 @pytest.fixture(scope="module")
 def story(package):
-    """A dataset in the package's copy."""
+    """A dataset in the package's copy, the same as the one that `learn` prepares for this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "DATA", package / "data")
         dataset.write_dataset(
@@ -28,118 +40,266 @@ def story(package):
         )
 
 
-@pytest.fixture
-def start(package, story, tmp_path):
-    """start(out_dir=..., ...) starts train.py, or with ranks=2 torchrun; returns the process."""
-    processes = []
+class Training:
+    """A process that trains; its output goes to files."""
 
-    def start(ranks=1, **changes):
+    def __init__(self, process: subprocess.Popen, out: Path, err: Path):
+        self.process, self.out, self.err = process, out, err
+
+    def wait_for(self, line: str) -> None:
+        """Wait until a line of standard error matches."""
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(line, self.err.read_text(), re.M):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.err.read_text()
+            time.sleep(0.01)
+
+    def finish(self) -> tuple[int, str, str]:
+        """(exit status, standard output, standard error) once it has ended."""
+        status = self.process.wait(PATIENCE)
+        return status, self.out.read_text(), self.err.read_text()
+
+
+@pytest.fixture
+def command(package, story):
+    """command(ranks, out_dir=..., ...): the words that start train.py, or torchrun if there are several ranks."""
+
+    def command(ranks=1, **changes):
         settings = dataclasses.asdict(TINY) | TRAINED | changes
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-        process = subprocess.Popen(
-            [sys.executable, *launcher, package / "train.py", *(f"--{k}={v}" for k, v in settings.items())],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
+        return [sys.executable, *launcher, package / "train.py", *(f"--{k}={v}" for k, v in settings.items())]
 
-    yield start
+    return command
+
+
+@pytest.fixture
+def popen(package, tmp_path):
+    """popen(words, ...) starts a process in tmp_path; after the test, it and its children are killed."""
+    processes = []
+
+    def popen(words, **options):
+        environment = {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        processes.append(subprocess.Popen(words, cwd=tmp_path, env=os.environ | environment, **options))
+        return processes[-1]
+
+    yield popen
     for process in processes:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            os.killpg(process.pid, signal.SIGKILL)  # each leads a session, so a process group
+            process.wait()
 
 
-def wait_for(process, line):
-    """Reads what it prints until a line matches."""
-    for text in process.stdout:
-        if re.search(line, text):
-            return
-    raise AssertionError(process.stderr.read())
+@pytest.fixture
+def start(command, popen, tmp_path):
+    """start(out_dir=..., ...) starts a Training. nohup: with SIGHUP ignored, as the command nohup does it."""
+
+    def start(ranks=1, *, nohup=False, **changes):
+        words = [*(["nohup"] if nohup else []), *command(ranks, **changes)]
+        out, err = tmp_path / f"{changes['out_dir']}.out", tmp_path / f"{changes['out_dir']}.err"
+        with open(out, "w") as stdout, open(err, "w") as stderr:
+            streams = dict(stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            return Training(popen(words, **streams, start_new_session=True), out, err)
+
+    return start
+
+
+def saved_step(folder) -> int:
+    return checkpoint.read(folder / "ckpt.pt", ())["iter_num"]
 
 
 def state(folder):
-    """Everything that a run leaves, but for the times."""
+    """Everything that a run leaves, except times."""
     content = checkpoint.read(folder / "ckpt.pt", checkpoint.PARTS)
     loop = {k: v for k, v in content["loop"].items() if k not in ("seconds", "metrics_bytes")}
     parts = {name: checkpoint.digest(content[name]) for name in checkpoint.PARTS}
     return parts, loop, content["iter_num"], timeless(read_metrics(folder))
 
 
-def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
-    assert start(out_dir="whole", optimizer="muon").wait(60) == 0
-    process = start(out_dir="halves", optimizer="muon")
-    wait_for(process, "^step 7/100")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    told = re.search(
-        r"^Ctrl-C after (\d+) updates in 0:0\d, saved in halves; to go on: python .*train.py .*$", err, re.M
+def test_ctrl_c_saves_and_the_resumed_run_equals_an_uninterrupted_one(start, learn, tmp_path, capsys):
+    training = start(out_dir="halves", optimizer="muon", max_iters=100_000)
+    training.wait_for("^step 7/")
+    training.process.send_signal(signal.SIGINT)
+    status, _, err = training.finish()
+    assert status == 130 and "Traceback" not in err and FINISHING.format("Ctrl-C") in err.splitlines()
+    told = re.fullmatch(
+        r"Ctrl-C after ([\d,]+) updates in [\d:]+, saved in halves; to go on: python .*train.py .* --init_from=resume",
+        err.splitlines()[-1],
     )
-    assert told and told[0].endswith("--init_from=resume") and "Traceback" not in err
-    assert checkpoint.read(tmp_path / "halves" / "ckpt.pt", ())["iter_num"] == int(told[1]) < 100
-    process = start(out_dir="halves", init_from="auto", optimizer="muon")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and f"going on from halves/ckpt.pt, step {told[1]}\n" in out
+    n = int(told[1].replace(",", ""))
+    assert saved_step(tmp_path / "halves") == n >= 8
+    learn(out_dir="halves", init_from="auto", **TRAINED | dict(optimizer="muon", max_iters=n + 10))
+    assert f"going on from halves/ckpt.pt, step {n:,}\n" in capsys.readouterr().out
+    learn(out_dir="whole", **TRAINED | dict(optimizer="muon", max_iters=n + 10))
     assert state(tmp_path / "halves") == state(tmp_path / "whole")
 
 
-def test_sigterm_saves_too(start, tmp_path):
-    process = start(out_dir="out", max_iters=100_000, eval_interval=100_000)
-    wait_for(process, r"^step 7/")
-    process.terminate()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and re.search(
-        r"^SIGTERM after \d+ updates in 0:0\d, saved in out; to go", err, re.M
-    )
-    assert checkpoint.read(tmp_path / "out" / "ckpt.pt", ())["iter_num"] >= 7
+def test_sighup_saves(start, tmp_path):
+    training = start(out_dir="out", **ENDLESS)
+    training.wait_for("^step 7/")
+    training.process.send_signal(signal.SIGHUP)
+    status, _, err = training.finish()
+    assert status == 129 and FINISHING.format("SIGHUP") in err.splitlines()
+    assert re.match(r"SIGHUP after [\d,]+ updates in [\d:]+, saved in out; to go on: ", err.splitlines()[-1])
+    assert saved_step(tmp_path / "out") >= 8
 
 
-def test_a_second_ctrl_c_ends_it_at_once(start, tmp_path):
-    process = start(out_dir="long", gradient_accumulation_steps=100_000)  # a step of minutes
-    wait_for(process, "^evaluated: step 0")
-    time.sleep(0.5)  # now it is in the step
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    assert [p.name for p in (tmp_path / "long").glob("*.pt")] == ["ckpt_init.pt"]
+def test_sigterm_saves_and_under_nohup_sighup_is_ignored(start, tmp_path):
+    training = start(out_dir="out", nohup=True, **ENDLESS)
+    training.wait_for("^step 7/")
+    training.process.send_signal(signal.SIGHUP)
+    n_updates = len(re.findall("^step ", training.err.read_text(), re.M))
+    training.wait_for(f"^step {n_updates + 3}/")  # a signal that counts ends the run after the step under way
+    training.process.terminate()
+    status, _, err = training.finish()
+    assert status == 143 and FINISHING.format("SIGTERM") in err.splitlines() and "SIGHUP" not in err
+    assert re.match(r"SIGTERM after [\d,]+ updates in [\d:]+, saved in out; to go on: ", err.splitlines()[-1])
+    assert saved_step(tmp_path / "out") >= n_updates
 
 
-def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_lets_go(start, tmp_path):
-    first = start(out_dir="out", max_iters=100_000, log_interval=1000)
-    wait_for(first, "^step 0")
+class Exit(BaseException):
+    """Raised in place of os._exit, which would end the tests."""
+
+
+@pytest.fixture
+def no_exit(monkeypatch):
+    """os._exit(status) raises Exit(status)."""
+
+    def exit(status):
+        raise Exit(status)
+
+    monkeypatch.setattr(interrupt.os, "_exit", exit)
+
+
+def test_a_second_ctrl_c_ends_the_run_in_the_middle_of_a_step_without_saving(learn, monkeypatch, no_exit, tmp_path):
+    """The signals come with micro-batches 3 and 5 of the first update, which has 8."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    next_batch, batches = Batches.next, []
+
+    def next_and_interrupt(self):
+        batches.append(next_batch(self))
+        if len(batches) in (3, 5):
+            signal.raise_signal(signal.SIGINT)
+        return batches[-1]
+
+    monkeypatch.setattr(Batches, "next", next_and_interrupt)
+    with pytest.raises(Exit) as exit:
+        learn(out_dir="out", gradient_accumulation_steps=8)
+    assert exit.value.args == (130,) and len(batches) == 5
+    assert [path.name for path in (tmp_path / "out").glob("ckpt*")] == ["ckpt_init.pt"]
+
+
+@pytest.mark.parametrize(
+    "first, second, torchrun, status",
+    [
+        (signal.SIGINT, signal.SIGINT, False, 130),
+        (signal.SIGTERM, signal.SIGTERM, False, 143),
+        (signal.SIGHUP, signal.SIGINT, False, 130),
+        (signal.SIGINT, signal.SIGINT, True, 130),
+        (signal.SIGINT, signal.SIGTERM, True, None),  # torchrun passes Ctrl-C on to processes that have it already
+        (signal.SIGTERM, signal.SIGTERM, True, None),  # a job scheduler signals torchrun and its processes
+        (signal.SIGHUP, signal.SIGHUP, False, None),  # from the terminal that is closed, and from the shell in it
+        (signal.SIGINT, signal.SIGHUP, False, None),
+    ],
+)
+def test_a_second_signal_ends_the_program_only_if_a_person_has_sent_it(
+    monkeypatch, no_exit, capfd, first, second, torchrun, status
+):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    handlers = [signal.getsignal(number) for number in interrupt.NAMES]
+    exits = []
+    with Interrupt() as interrupted:
+        signal.raise_signal(first)
+        try:
+            signal.raise_signal(second)
+        except Exit as exit:
+            exits += exit.args
+    assert exits == ([] if status is None else [status]) and interrupted.signal == first
+    assert capfd.readouterr().err == FINISHING.format(interrupted.name) + "\n"
+    assert [signal.getsignal(number) for number in interrupt.NAMES] == handlers
+
+
+def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_unlocks_it(start, learn, tmp_path):
+    first = start(out_dir="out", **ENDLESS)
+    first.wait_for("^step 0/")
     (tmp_path / "out" / ".ckpt.pt.1.tmp").write_text("half of one")
-    second = start(out_dir="out")
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 1 and "Traceback" not in err
-    refused = f"train.py: error: out_dir=out is being written to by another training (process {first.pid}); wait until"
-    assert err.splitlines()[-1].startswith(refused)
-    first.kill()
-    first.wait()
-    third = start(out_dir="out", max_iters=1)
-    assert third.wait(60) == 0
-    left = {p.name for p in (tmp_path / "out").iterdir()}
-    assert left - {"ckpt_previous.pt"} == {".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl"}
+    with pytest.raises(UserError) as refused:
+        learn(out_dir="out")
+    told = f"out_dir=out is being written to by another training (process {first.process.pid}); wait until"
+    assert str(refused.value).startswith(told)
+    first.process.kill()
+    first.finish()
+    learn(out_dir="out", max_iters=1)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl"} and saved_step(tmp_path / "out") == 1
 
 
-def test_two_processes_go_on_after_ctrl_c(start, tmp_path):
-    """The terminal tells Ctrl-C to torchrun and to its processes, and then torchrun sends SIGTERM, too. (That one
-    process dies: see chaos.py.)"""
-    settings = dict(optimizer="muon", max_iters=120, eval_interval=40)
+def test_two_ranks_go_on_after_ctrl_c(start, tmp_path):
+    """The terminal sends Ctrl-C to torchrun and its processes, then torchrun sends SIGTERM. (chaos.py kills one.)"""
+    training = start(ranks=2, out_dir="halves", optimizer="muon", max_iters=100_000)
+    training.wait_for("^step 7/")
+    os.killpg(training.process.pid, signal.SIGINT)
+    status, _, err = training.finish()
+    told = re.findall(r"^Ctrl-C after ([\d,]+) updates", err, re.M)
+    assert status != 0 and len(told) == 1, err
+    n = int(told[0].replace(",", ""))
+    settings = dict(optimizer="muon", max_iters=n + 10)
+    halves = start(ranks=2, out_dir="halves", init_from="resume", **settings)
     whole = start(ranks=2, out_dir="whole", **settings)
-    process = start(ranks=2, out_dir="parts", **settings)
-    wait_for(process, "^step 20/")
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode != 0 and len(re.findall("Ctrl-C after", err)) == 1, err
-    assert start(ranks=2, out_dir="parts", init_from="resume", **settings).wait(100) == 0
-    assert whole.wait(100) == 0
-    assert state(tmp_path / "parts") == state(tmp_path / "whole")
+    assert [halves.finish()[0], whole.finish()[0]] == [0, 0]
+    assert f"going on from halves/ckpt.pt, step {n:,}\n" in halves.out.read_text()
+    assert state(tmp_path / "halves") == state(tmp_path / "whole")
+
+
+class Terminal:
+    """A terminal of 80 columns with a program in it."""
+
+    def __init__(self, popen, words):
+        self.keyboard, screen = pty.openpty()
+        termios.tcsetwinsize(screen, (24, 80))
+        self.process = popen(words, preexec_fn=lambda: os.login_tty(screen))
+        os.close(screen)
+        self.text, self.decoder = "", codecs.getincrementaldecoder("utf-8")()
+
+    def read_until(self, pattern: str | None) -> str:
+        """All that was written to the screen, once it has the pattern; None = once the program has ended."""
+        while pattern is None or not re.search(pattern, self.text):
+            assert select.select([self.keyboard], [], [], PATIENCE)[0], self.text
+            try:
+                data = os.read(self.keyboard, 4096)
+            except OSError:  # what Linux raises at the end
+                data = b""
+            if not data:
+                assert pattern is None, self.text
+                break
+            self.text += self.decoder.decode(data)
+        return self.text
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.keyboard, keys)
+
+    def close(self) -> None:
+        os.close(self.keyboard)
+
+
+def test_in_a_terminal_the_bar_fits_and_ctrl_c_is_answered_on_a_line_of_its_own(popen, command, tmp_path):
+    terminal = Terminal(popen, command(out_dir="out", **ENDLESS))
+    terminal.read_until(r"loss \d")
+    terminal.type(b"\x03")  # Ctrl-C
+    text = terminal.read_until(None)
+    terminal.close()
+    assert terminal.process.wait(PATIENCE) == 130 and saved_step(tmp_path / "out") > 0
+    bars = [part for part in re.split(r"[\r\n]", text.replace("^C", "")) if "|" in part]  # ^C: what was typed
+    assert re.search(r"learning story +\d+%\|.*\| \d\d:\d\d<[\d:?]+, loss \d+\.\d{3}", "\n".join(bars)), text
+    assert max(map(len, bars)) <= 80
+    assert f"\r\n{FINISHING.format('Ctrl-C')}\r\n" in text
+    assert re.search(r"[\r\n]Ctrl-C after [\d,]+ updates in [\d:]+, saved in out; to go on: .*\r\n$", text)
+
+
+def test_closing_the_terminal_saves(popen, command, tmp_path):
+    """Writing to a terminal that is gone fails. The system sends SIGHUP, and the shell, which ends, sends another."""
+    terminal = Terminal(popen, command(out_dir="out", **ENDLESS))
+    terminal.read_until(r"loss \d")
+    terminal.close()
+    terminal.process.send_signal(signal.SIGHUP)
+    assert terminal.process.wait(PATIENCE) == 129 and saved_step(tmp_path / "out") > 0
