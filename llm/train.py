@@ -364,17 +364,8 @@ def main(cfg: Settings) -> int:
         runtime.wait_for_all()
         return status
     except RuntimeError as e:
-        if runtime.is_out_of_memory(e):
-            raise UserError(
-                f"out of memory on {cfg.device}: lower --batch_size={cfg.batch_size} (and raise "
-                f"--gradient_accumulation_steps={cfg.gradient_accumulation_steps} by as much, which trains the same), "
-                f"--block_size={cfg.block_size}, or the model's n_layer and n_embd"
-            ) from e
-        if runtime.is_lost_rank(e):
-            raise UserError(
-                "another process of this training has died; to go on, type the same with --init_from=resume"
-            ) from e
-        raise
+        sizes = dict(batch_size=cfg.batch_size, block_size=cfg.block_size)
+        raise outputs.explained(e, cfg.device, accumulation_steps=cfg.gradient_accumulation_steps, **sizes) from e
     finally:
         runtime.stop()
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llm import runtime
-from llm.configurator import command
+from llm.configurator import UserError, command
 from llm.reading.recall import recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
@@ -125,3 +125,18 @@ def close_run(run: Run) -> int:
         baseline=progress.baseline,
     )
     return 0
+
+
+def explained(
+    error: RuntimeError, device: str, *, batch_size: int, accumulation_steps: int, block_size: int
+) -> Exception:
+    """UserError for those of torch's errors that a user can do something about, else the error itself."""
+    if runtime.is_out_of_memory(error):
+        return UserError(
+            f"out of memory on {device}: lower --batch_size={batch_size} (and raise --gradient_accumulation_steps="
+            f"{accumulation_steps} by as much, which trains the same), --block_size={block_size}, or the model's "
+            "n_layer and n_embd"
+        )
+    if runtime.is_lost_rank(error):
+        return UserError("another process of this training has died; to go on, type the same with --init_from=resume")
+    return error
