@@ -325,7 +325,7 @@ def test_a_port_that_is_taken_gets_one_line(port):
 
 def test_without_the_extra_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    with pytest.raises(UserError, match=r'needs the extra serve.*pip install -e .*\[serve\]'):
+    with pytest.raises(UserError, match=r"needs the extra serve.*pip install -e .*\[serve\]"):
         serve.main(serve.Settings())
 
 

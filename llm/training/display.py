@@ -1,5 +1,6 @@
 """What a run shows while it trains: a progress bar on a terminal, plain lines in a file. On standard error."""
 
+import contextlib
 import sys
 
 from tqdm import tqdm
@@ -54,16 +55,17 @@ class Display:
         left = clock(seconds_per_iter * (expected_iters - iter_num - 1))
         parts = [f"step {iter_num:,}/{expected_iters:,}", f"epoch {epoch:.1f}", f"loss {loss:.4f}", f"lr {lr:.2e}"]
         parts += [*notes, f"{tokens_per_s:,.0f} tokens/s", f"{left} left"]
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        self.line(", ".join(parts))
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         if not self.enabled:
             return
-        if self.bar is not None:
-            tqdm.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # neither a log on a full disk nor a closed terminal ends the run
+            if self.bar is not None:
+                tqdm.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Remove the bar; what follows is plain output."""

@@ -1,7 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP: the current step is finished and saved before the program ends.
 
 A second signal ends the program at once. torchrun passes Ctrl-C on as SIGTERM to processes that the terminal has
-signalled already, and a job scheduler may signal both, so under torchrun only a second Ctrl-C counts.
+signalled already, and a job scheduler may signal both, so under torchrun only a second Ctrl-C counts. A second SIGHUP
+never counts: the system sends one when a terminal is closed, and the shell in it another.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         heeded = [number for number in NAMES if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]  # False once it is closed
         self._handlers = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
@@ -36,20 +38,17 @@ class Interrupt:
         return NAMES.get(self.signal, "the end of another process")
 
     def _handle(self, number: int, frame) -> None:
-        if self.signal and (number == signal.SIGINT or "TORCHELASTIC_RUN_ID" not in os.environ):
-            os._exit(128 + number)  # files are whole at every instant
-        if not self.signal and NAMES[number] == "SIGHUP":
-            discard_terminal_output()
-        if not self.signal and os.environ.get("RANK", "0") == "0":
+        if self.signal:
+            repeated_by_torchrun = number != signal.SIGINT and "TORCHELASTIC_RUN_ID" in os.environ
+            if NAMES[number] != "SIGHUP" and not repeated_by_torchrun:
+                os._exit(128 + number)  # files are whole at every instant
+            return
+        self.signal = number
+        if NAMES[number] == "SIGHUP":
+            for descriptor in self._terminals:  # writing to a closed terminal is an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        if os.environ.get("RANK", "0") == "0":
             # os.write, because a handler may interrupt a print; the empty line ends the terminal's "^C"
             line = ("\n" if sys.stderr.isatty() else "") + MESSAGE.format(name=NAMES[number]) + "\n"
             with contextlib.suppress(OSError):
                 os.write(2, line.encode())
-        self.signal = self.signal or number
-
-
-def discard_terminal_output() -> None:
-    """Send output to nowhere if it went to a terminal, which is gone: each later print would fail."""
-    for descriptor in (1, 2):
-        if os.isatty(descriptor):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -68,6 +68,8 @@ class Saver:
 
     def finish(self) -> None:
         """Make sure that the files are up to date: waits for a minute for somebody to make room. UserError if not."""
+        if not self.error:  # after a signal: the latest state is saved, the best one may still be in memory
+            self._attempt(self._write_kept)
         for _ in range(TRIES):
             if not self.error:
                 return

@@ -251,13 +251,16 @@ def test_two_ranks_go_on_after_ctrl_c(start, tmp_path):
     assert state(tmp_path / "halves") == state(tmp_path / "whole")
 
 
+LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"  # run sys.argv[1:] in a terminal
+
+
 class Terminal:
     """A terminal of 80 columns with a program in it."""
 
     def __init__(self, popen, words):
         self.keyboard, screen = pty.openpty()
         termios.tcsetwinsize(screen, (24, 80))
-        self.process = popen(words, preexec_fn=lambda: os.login_tty(screen))
+        self.process = popen([sys.executable, "-c", LOGIN, *words], stdin=screen, stdout=screen, stderr=screen)
         os.close(screen)
         self.text, self.decoder = "", codecs.getincrementaldecoder("utf-8")()
 

@@ -120,6 +120,18 @@ def test_the_best_state_that_the_disk_refused_is_written_later_as_it_was(trainin
     assert disk.writes == ["ckpt.pt", "ckpt_last.pt"] * 2 + ["ckpt_last.pt"]  # the best once
 
 
+def test_the_best_state_that_the_disk_refused_is_written_after_a_signal(training, disk):
+    """A signal has the latest state saved and the run finished, without another evaluation."""
+    run = training(keep_best=True)
+    disk.full = True
+    run.evaluated(1, improved=True)
+    disk.full = False
+    run.weight.fill_(2)
+    run.saver.save_latest()
+    run.saver.finish()
+    assert disk.files == {"ckpt.pt": 1.0, "ckpt_last.pt": 2.0}
+
+
 def test_a_better_state_replaces_one_that_the_disk_refused(training, disk):
     run = training(keep_best=True)
     disk.full = True
@@ -137,7 +149,7 @@ def test_the_refusal_of_the_best_state_is_reported_although_the_latest_was_saved
     run = training(keep_best=True)
 
     def write(path, content):
-        disk.full = path.name == "ckpt.pt"  # it is larger than what is free, as ckpt_last.pt's file exists
+        disk.full = path.name == "ckpt.pt"
         disk.write(path, content)
 
     monkeypatch.setattr(saving.checkpoint, "write", write)
