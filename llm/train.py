@@ -1,7 +1,8 @@
 """Teach a GPT a text, from scratch or by fine-tuning.
 
     python train.py config/train_tale.py --max_iters=500
-    torchrun --standalone --nproc_per_node=2 train.py config/train_tale.py --gradient_accumulation_steps=2
+    torchrun --standalone --nproc_per_node=2 train.py config/train_tale.py \\
+        --gradient_accumulation_steps=2 --batch_size=4
 
 Writes to out_dir: ckpt_init.pt (before the first update), ckpt.pt, metrics.jsonl, recall.json; plot.py draws them.
 Every setting can stand in a config file (plain Python) or on the command line; --help lists them.
