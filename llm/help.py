@@ -7,12 +7,11 @@ that cannot be wrapped: the commands of the docstring, and values with many char
 import ast
 import inspect
 import io
-import shlex
 import textwrap
 import tokenize
 from typing import Any
 
-from llm.settings import as_text, in_words, option, settings_of
+from llm.settings import as_text, in_words, option, settings_of, words_setting
 
 WIDTH = 80  # columns
 INDENT = " " * 30  # of types and reasons
@@ -39,9 +38,14 @@ def comments_of(cls: type) -> dict[str, tuple[str, str]]:
 
 
 def headings_and_reasons(cls: type) -> dict[str, tuple[str, str]]:
-    """(heading, reason) of every field of a dataclass by name; its own fields first, then those of its base classes."""
+    """(heading, reason) of every field of a dataclass by name; its own fields first, then those of its base classes.
+
+    Fields of the base classes that it names in NOT_IN_HELP are left out: another script's --help has them.
+    """
     found, names = {}, settings_of(cls)
     for owner in cls.__mro__:
+        if owner in getattr(cls, "NOT_IN_HELP", ()):
+            continue
         comments = comments_of(owner)
         for name in inspect.get_annotations(owner):
             if name in names and name not in found:
@@ -66,8 +70,10 @@ def entry(argument: str, description: str) -> str:
     return f"{first}\n{wrap.fill(description)}"
 
 
-def help_text(cls: type, doc: str | None, script: str, assigned: dict[str, Any], note: str = "") -> str:
+def help_text(cls: type, doc: str | None, program: str, assigned: dict[str, Any], note: str = "") -> str:
     """The text of --help: the `assigned` settings first, then all others with their defaults.
+
+    program: the words that start it, as a shell reads them.
 
     note: the arguments that assign them; if none is assigned, a sentence to print, "" = none.
     """
@@ -80,8 +86,11 @@ def help_text(cls: type, doc: str | None, script: str, assigned: dict[str, Any],
         description += f"; {reason}" if reason else ""
         group = first if name in assigned else groups.setdefault(heading, [])
         group.append(entry(option(name, assigned.get(name, default)), description))
-    usage = f"usage: python {shlex.quote(script)} [config/file.py ...] [--key=value ...]"
+    words = words_setting(settings)
+    usage = f"usage: {program} {f'[{words} ...] ' if words else ''}[config/file.py ...] [--key=value ...]"
     order = "Config files and --key=value apply in the order given; the last one wins."
+    if words:
+        order += f"\nWords that are neither config files (*.py) nor --key=value are values of {words}."
     parts = [fill(doc or ""), f"{textwrap.fill(usage, WIDTH, subsequent_indent=' ' * 4)}\n{order}"]
     if assigned:
         parts += ["\n".join([fill(f"Set by {note}:"), *first]), "The defaults of all other settings:"]
