@@ -25,18 +25,12 @@ SUBCOMMANDS = {  # of the console command byheart -> scripts
 }
 
 
-def is_clone(root: Path) -> bool:
-    """Whether `root`, the folder above the package, is a clone of the repository, not a folder that pip installs into.
-
-    Other distributions may leave a pyproject.toml among installed packages, so it must be ours.
-    """
-    try:
-        return f'name = "{DISTRIBUTION}"'.encode() in (root / "pyproject.toml").read_bytes()
-    except OSError:
-        return False
+def is_installed(root: Path) -> bool:
+    """Whether `root`, the folder above the package, is one that pip installs into, not a clone or a copy of one."""
+    return root.name in ("site-packages", "dist-packages") or any(root.glob("llm_by_heart-*.dist-info"))
 
 
-IN_CLONE = is_clone(PACKAGE.parent)  # otherwise there is the console command byheart, and data go to the current folder
+IN_CLONE = not is_installed(PACKAGE.parent)
 
 
 def from_here(path: str | Path) -> str:

@@ -22,7 +22,7 @@ from llm.files import write_atomic
 from llm.model import GPT
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
-from llm.text.dataset import DATA, Dataset, Split
+from llm.text.dataset import BUNDLED, Dataset, Split
 from llm.text.formats import read_text
 from llm.text.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ SHORT_PREFIX = 8  # tokens
 MAX_WINDOWS = 2000  # of a whole measurement
 SAMPLE_WINDOWS = 64  # of an estimate during training
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
-CONTROL_TEXT = DATA / "tale" / "control.txt"
+CONTROL_TEXT = BUNDLED / "tale" / "control.txt"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm.configurator import PACKAGE, UserError, command, from_here
+from llm.configurator import IN_CLONE, PACKAGE, UserError, command, from_here
 from llm.files import write_atomic
 from llm.runtime import notice
 from llm.text.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
 
 FORMAT = 1
-DATA = PACKAGE / "data"
+BUNDLED = PACKAGE / "data"  # what comes with the package: scripts of some datasets, and texts
+DATA = BUNDLED if IN_CLONE else Path("data")  # of all datasets; installed by pip, it is below the current folder
 DTYPE = np.dtype("<u2")  # uint16: ids up to 65,535
 IN_MEMORY = 64 * 2**20  # bytes: a split up to this size is read once and kept
 MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
@@ -27,8 +28,13 @@ BOOK_BLOCK_SIZE = 256  # tokens: block_size of the config files for books
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a dataset, llm/data/NAME; independent of the current folder."""
+    """The folder of a dataset: llm/data/NAME in a clone, data/NAME below the current folder otherwise."""
     return DATA / name
+
+
+def has_script(name: str) -> bool:
+    """Whether a dataset has a prepare.py of its own, which comes with the package."""
+    return (BUNDLED / name / "prepare.py").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +205,7 @@ class Dataset:
 
 def prepare_hint(name: str) -> str:
     """The command that prepares dataset `name`."""
-    if (data_folder(name) / "prepare.py").exists():
+    if has_script(name):
         return command(f"data/{name}/prepare.py")
     return command("data/book/prepare.py", "--input=YOUR_TEXT.txt", f"--dataset={name}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, UserError, command, run_script
 from llm.text.clean import strip_gutenberg, unwrap
-from llm.text.dataset import data_folder, write_dataset
+from llm.text.dataset import data_folder, has_script, write_dataset
 from llm.text.download import download
 from llm.text.formats import read_text, source_of
 from llm.text.tokenizer import gpt2
@@ -34,14 +34,14 @@ class Settings:
 def checked_name(name: str | None, source: str) -> str:
     """The dataset's name. UserError if it is not valid; it suggests a name derived from the source's."""
     example = re.sub(r"[^A-Za-z0-9]+", "_", Path(source).stem).strip("_")[:40].lower() or "my_book"
-    if (data_folder(example) / "prepare.py").exists():
+    if has_script(example):
         example = f"my_{example}"
     hint = f"type {command(SCRIPT, f'--input={source}', f'--dataset={example}')}"
     if name is None:
         raise UserError(f"the dataset has no name yet; {hint}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
         raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -; {hint}")
-    if (data_folder(name) / "prepare.py").exists():
+    if has_script(name):
         raise UserError(f"--dataset={name}: that dataset has a script of its own, data/{name}/prepare.py; {hint}")
     return name
 

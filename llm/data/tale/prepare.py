@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, run_script
-from llm.text.dataset import data_folder, write_dataset
+from llm.text.dataset import BUNDLED, data_folder, write_dataset
 from llm.text.formats import read_text, source_of
 from llm.text.tokenizer import gpt2
 
@@ -23,11 +23,10 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    folder = data_folder("tale")
-    path = folder / "tale.txt"
+    path = BUNDLED / "tale" / "tale.txt"
     text, _ = read_text(path)
     write_dataset(
-        folder,
+        data_folder("tale"),
         text,
         gpt2(),
         val_fraction=settings.val_fraction,
