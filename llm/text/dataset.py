@@ -191,8 +191,7 @@ class Dataset:
         self.tokenizer_description: dict = meta["tokenizer"]
         self.corpus_ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
         self.tokenizer = from_description(self.tokenizer_description, self.folder / "meta.json")
-        # GPT-2's 50,257 are rounded up to a multiple of 64: nanoGPT's table
-        self.vocab_size = self.tokenizer.vocab_size if self.tokenizer.by_characters else 50304
+        self.vocab_size = self.tokenizer.table_size
         if self.corpus_ids and self.corpus_ids[-1] >= self.tokenizer.vocab_size:
             raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
         shards = {"train": [], "val": []}
