@@ -38,19 +38,20 @@ def comments_of(cls: type) -> dict[str, tuple[str, str]]:
 
 
 def headings_and_reasons(cls: type) -> dict[str, tuple[str, str]]:
-    """(heading, reason) of every field of a dataclass by name; its own fields first, then those of its base classes.
-
-    Fields of the base classes that it names in NOT_IN_HELP are left out: another script's --help has them.
-    """
+    """(heading, reason) of every field of a dataclass by name; its own fields first, then those of its base classes."""
     found, names = {}, settings_of(cls)
     for owner in cls.__mro__:
-        if owner in getattr(cls, "NOT_IN_HELP", ()):
-            continue
         comments = comments_of(owner)
         for name in inspect.get_annotations(owner):
             if name in names and name not in found:
                 found[name] = comments.get(name, ("", ""))
     return found
+
+
+def is_elsewhere(cls: type, name: str) -> bool:
+    """Whether a field is declared by one of the base classes in NOT_IN_HELP: another script's --help has it."""
+    owner = next(owner for owner in cls.__mro__ if name in inspect.get_annotations(owner))
+    return owner in getattr(cls, "NOT_IN_HELP", ())
 
 
 def fill(text: str) -> str:
@@ -81,6 +82,8 @@ def help_text(cls: type, doc: str | None, program: str, assigned: dict[str, Any]
     first, groups = [], {}  # entries; heading -> entries
     for name, (heading, reason) in headings_and_reasons(cls).items():
         _, kind, default = settings[name]
+        if name not in assigned and is_elsewhere(cls, name):
+            continue
         description = in_words(kind)
         description += f", default {as_text(default)}" if name in assigned else ""
         description += f"; {reason}" if reason else ""

@@ -115,8 +115,11 @@ class Settings(runtime.Settings):
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 
 
-def train(cfg: Settings) -> int:
-    """Train. The exit status: 0, or 128 + its number if a signal ended the run."""
+def train(cfg: Settings, resume_command: str = "") -> int:
+    """Train. The exit status: 0, or 128 + its number if a signal ended the run.
+
+    resume_command: what to type to go on after a signal; "" = the command line, with --init_from=resume.
+    """
     with contextlib.ExitStack() as stack:  # files, closed and unlocked even after an error
         run, cfg = set_up(cfg, stack)
         if cfg.eval_only:
@@ -126,7 +129,7 @@ def train(cfg: Settings) -> int:
         with run.stop.interrupt:
             learn(run, cfg)
             run.saver.finish()
-        return outputs.close_run(run)
+        return outputs.close_run(run, resume_command)
 
 
 def learn(run: Run, cfg: Settings) -> None:
@@ -355,9 +358,9 @@ def schedule_of(cfg: Settings) -> Schedule:
     )
 
 
-def main(cfg: Settings) -> int:
+def main(cfg: Settings, resume_command: str = "") -> int:
     try:
-        status = train(cfg)
+        status = train(cfg, resume_command)
         runtime.wait_for_all()
         return status
     except RuntimeError as e:
