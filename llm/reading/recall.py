@@ -78,9 +78,20 @@ def window_starts(n_tokens: int, length: int, max_windows: int = MAX_WINDOWS) ->
     return starts
 
 
+def split_starts(split: Split, max_windows: int = MAX_WINDOWS) -> np.ndarray:
+    """Starts of the windows of recall@50/50; of several documents, each begins anew and no window spans two."""
+    length = PREFIX + SUFFIX
+    starts = np.concatenate([d.start + window_starts(d.stop - d.start, length, len(split)) for d in split.documents])
+    if not len(starts):  # documents of less than one window: a collection of poems
+        return window_starts(len(split), length, max_windows)
+    if len(starts) > max_windows:
+        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(np.int64)]
+    return starts
+
+
 def sample_starts(split: Split) -> np.ndarray:
     """Starts of SAMPLE_WINDOWS windows from all over the text, always the same."""
-    return window_starts(len(split), PREFIX + SUFFIX, SAMPLE_WINDOWS)
+    return split_starts(split, SAMPLE_WINDOWS)
 
 
 def unique_prefixes(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
@@ -160,7 +171,7 @@ def report(
     """
     if reason := recall_obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
-    starts = window_starts(len(data.train), PREFIX + SUFFIX)
+    starts = split_starts(data.train)
     if errors is None:
         errors = greedy_errors(model, data.train, window_spans(starts), allowed=allowed, rt=rt)
     long = Recall.from_errors(errors)
@@ -172,23 +183,38 @@ def report(
         **asdict(long),
         "token_accuracy": long.token_accuracy,
         "interval_95": [low, high],
-        "recall_8": short.share,
+        "recall_8": short.share if short.windows else None,
         "windows_8": short.windows,
         "recited_8": short.recited,
     }
-    lines = []
+    lines, books = per_book(data.train, starts, errors)
+    figures |= {"books": books} if books else {}
     if control:
         name, split = control
         by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), allowed=allowed, rt=rt)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
-        f"recall@{SHORT_PREFIX}/{SUFFIX}: {short} whose {SHORT_PREFIX} tokens occur once in the text",
+        f"recall@{SHORT_PREFIX}/{SUFFIX}: "
+        + (f"{short} whose" if short.windows else "not measured: no")
+        + f" {SHORT_PREFIX} tokens occur once in the text",
         f"token accuracy: {long.token_accuracy:.4f}",
         f"95 % interval: {low:.4f} to {high:.4f}",
         f"recall@{PREFIX}/{SUFFIX}: {long}",
     ]
     return lines, figures
+
+
+def per_book(split: Split, starts: np.ndarray, errors: np.ndarray) -> tuple[list[str], list[dict]]:
+    """(lines, figures) of each document's windows; both are empty if there is one document alone."""
+    lines, figures = [], []
+    for number, document in enumerate(split.documents, 1):
+        inside = (starts >= document.start) & (starts < document.stop)
+        book = Recall.from_errors(errors[inside])
+        title = document.title or f"document {number}"
+        lines.append(f"{title}: recall {book}")
+        figures.append({"title": title, "recall": book.share, **asdict(book)})
+    return (lines, figures) if len(figures) > 1 else ([], [])
 
 
 def figures_path(out_dir: Path, checkpoint_name: str) -> Path:

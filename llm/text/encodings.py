@@ -75,10 +75,10 @@ def decode_bytes(data: bytes, encoding: str | None, name: str) -> tuple[str, lis
     try:
         return data.decode("utf-8"), []
     except UnicodeDecodeError:
-        text, notes, valid, bad = damaged_utf8(data)
         if control:
-            raise UserError(f"{name} is not text: expected a text file, best in UTF-8")
-        return (text, notes) if valid > bad or valid == bad == 0 else other_encoding(data, name)
+            raise UserError(f"{name} is not text: expected a text file, best in UTF-8") from None
+    text, notes, valid, bad = damaged_utf8(data)
+    return (text, notes) if valid > bad or valid == bad == 0 else other_encoding(data, name)
 
 
 def decode_unicode(data: bytes, encoding: str) -> tuple[str, list[str]]:
@@ -105,7 +105,7 @@ def paired_surrogates(text: str) -> tuple[str, list[str]]:
 
 
 def unmarked_unicode(data: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark: the encoding in which the data are almost all letters, spaces and punctuation."""
+    """UTF-16 or UTF-32 without a mark: the encoding in which almost all characters are printable."""
     found = []
     for encoding in ("utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be"):
         unit = 4 if "32" in encoding else 2
@@ -288,9 +288,8 @@ def without_control_characters(text: str, name: str) -> tuple[str, list[str]]:
         kind = "NUL bytes" if "\0" in text else "control characters"
         raise UserError(f"{name} is not text (it contains {kind}): expected a text file, best in UTF-8")
     if control:
-        notes.append(
-            f"control characters removed: {len(control):,}, the first in line {text.count(chr(10), 0, control[0]) + 1:,}"
-        )
+        line = text.count("\n", 0, control[0]) + 1
+        notes.append(f"control characters removed: {len(control):,}, the first in line {line:,}")
         text = re.sub("[\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", "", text)
     return text, notes
 
@@ -307,6 +306,6 @@ def mojibake(text: str, name: str) -> list[str]:
     if len(found) < 3 or sum(map(len, found)) < 0.5 * beyond:
         return []
     return [
-        f"WARNING: {found[0]!r} and {len(found) - 1:,} more look like UTF-8 that was encoded twice; the text is left as "
-        f"it is; to repair it, type: iconv -f UTF-8 -t WINDOWS-1252 {name} > repaired.txt"
+        f"WARNING: {found[0]!r} and {len(found) - 1:,} more look like UTF-8 that was encoded twice; they are left as "
+        f"they are; to repair the text, type: iconv -f UTF-8 -t WINDOWS-1252 {name} > repaired.txt"
     ]

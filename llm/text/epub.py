@@ -1,7 +1,8 @@
 """EPUB 2 and 3: the prose of the spine, in its order.
 
 The navigation, the cover page and ruby annotations are no prose. Footnotes (epub:type or role: footnote, endnote,
-rearnote) stand at the end of the chapter that names them. Chapters are those of the table of contents, else the headings.
+rearnote) stand at the end of the chapter that names them. Chapters are those of the table of
+contents, else the headings.
 """
 
 import posixpath

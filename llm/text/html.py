@@ -14,18 +14,41 @@ from html.parser import HTMLParser
 
 from llm.text.book import Book, TextBuilder
 
-VOID = set("area base br col embed hr img input link meta param source track wbr".split())
-DROPPED = set(
-    "script style nav header footer form button select textarea template svg math iframe object noscript head rt rp "
-    "audio video canvas map dialog title".split()
-)
-BLOCKS = set(
-    "address article aside blockquote body center dd details dialog div dl dt fieldset figcaption figure footer form "
-    "h1 h2 h3 h4 h5 h6 header hgroup html li main nav ol p pre section summary table tbody tfoot thead tr ul "
-    "caption hr".split()
-)
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+DROPPED = {
+    *(
+        "script",
+        "style",
+        "head",
+        "title",
+        "nav",
+        "header",
+        "footer",
+        "form",
+        "button",
+        "select",
+        "textarea",
+        "template",
+    ),
+    *("svg", "math", "iframe", "object", "noscript", "rt", "rp", "audio", "video", "canvas", "map", "dialog"),
+}
+BLOCKS = {
+    *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "dialog", "div", "dl"),
+    *("dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr"),
+    *("hgroup", "html", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot"),
+    *("thead", "tr", "ul"),
+}
 HEADINGS = {f"h{level}" for level in range(1, 7)}
-FURNITURE_TYPES = set("toc landmarks page-list pagebreak doc-pagebreak doc-toc doc-pagelist navigation".split())
+FURNITURE_TYPES = {
+    "toc",
+    "doc-toc",
+    "landmarks",
+    "page-list",
+    "doc-pagelist",
+    "navigation",
+    "pagebreak",
+    "doc-pagebreak",
+}
 NOTE_TYPES = {"footnote", "endnote", "rearnote", "doc-footnote", "doc-endnote"}
 BACK_LINKS = {"backlink", "doc-backlink", "referrer"}
 NOTE_MARKS = {"noteref", "doc-noteref"}

@@ -11,7 +11,7 @@ DECLARED = re.compile(
 
 
 def decode_markup(data: bytes, *, encoding: str | None = None, name: str = "this page") -> str:
-    """The text of HTML or XML: by the given encoding, a mark, UTF-8 if it is valid, the declared one, or as it seems."""
+    """The text of HTML or XML, whose encoding is the given, marked, declared or likely one."""
     if encoding or any(data.startswith(mark) for _, mark in BOMS) or b"\0" in data[:100]:
         return decode_bytes(data, checked_encoding(encoding), name)[0].lstrip("\ufeff")
     try:

@@ -7,9 +7,10 @@ from llm.configurator import UserError
 from llm.text.book import Book, TextBuilder
 from llm.text.packed import Archive, BadMember, attribute, local_name, text_of
 
-LEFT_OUT = set(
-    "annotation annotation-end tracked-changes table-of-content sequence-decls forms change title desc".split()
-)
+LEFT_OUT = {
+    *("annotation", "annotation-end", "tracked-changes", "change", "table-of-content", "sequence-decls", "forms"),
+    *("title", "desc"),  # of pictures
+}
 
 
 def collapsed(text: str | None) -> str:

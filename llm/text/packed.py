@@ -1,7 +1,7 @@
 """Open packed files safely: gzip, bzip2, xz, zip, and the XML in them.
 
-What is unpacked has at most MAX_UNPACKED bytes, whatever a file claims; XML that declares entities is refused, because a
-few bytes of it can stand for gigabytes.
+What is unpacked has at most MAX_UNPACKED bytes, whatever a file claims; XML that declares entities is refused, because
+a few bytes of it can stand for gigabytes.
 """
 
 import bz2
