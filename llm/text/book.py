@@ -1,5 +1,6 @@
 """A book in memory: its text, title, author and chapters, as every format is read and every dataset written."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 
@@ -63,14 +64,8 @@ def joined(books: list[Book], *, title: str, author: str = "") -> Book:
     return Book(title, author, text + "\n", chapters, notes, plain=any(book.plain for book in books))
 
 
-def heading_key(text: str, start: int) -> tuple[str, str]:
-    """The line at `start` and the beginning of the next line that is not empty: what tells one heading from another."""
-    line, _, rest = text[start : start + 1000].partition("\n")
-    return line.strip(), rest.strip()[:40].partition("\n")[0].rstrip()
-
-
 def move_chapters(chapters: list[Chapter], old_text: str, new_text: str) -> list[Chapter]:
-    """The chapters with their offsets in new_text, which is old_text with parts removed; lost ones are left out."""
+    """The chapters where they begin in new_text: old_text with parts removed and lines joined. Lost ones are left out."""
     inside = old_text.find(new_text.strip()) if new_text.strip() else -1
     if inside >= 0:  # only the beginning and the end were removed
         shift = inside - (len(new_text) - len(new_text.lstrip()))
@@ -78,11 +73,11 @@ def move_chapters(chapters: list[Chapter], old_text: str, new_text: str) -> list
         return [chapter for chapter in moved if 0 <= chapter.start < len(new_text)]
     moved, position = [], 0
     for chapter in chapters:
-        line, following = heading_key(old_text, chapter.start)
-        start = new_text.find(line, position)
-        while start >= 0 and heading_key(new_text, start) != (line, following):
-            start = new_text.find(line, start + 1)
-        if line and start >= 0:
-            moved.append(replace(chapter, start=start))
-            position = start + len(line)
+        words = old_text[chapter.start : chapter.start + 100].split()[:10]
+        for n in (len(words), 4, 2):  # line ends change, and with them the hyphens of the last words
+            pattern = r"\s*".join(map(re.escape, words[:n]))
+            if found := re.compile(pattern).search(new_text, position):
+                moved.append(replace(chapter, start=found.start()))
+                position = found.start() + 1
+                break
     return moved

@@ -56,8 +56,8 @@ def write_dataset(
 ) -> None:
     """Write train.bin, val.bin (the last val_fraction of each book's characters; 0 = none) and meta.json.
 
-    books: the documents, or a text, which is one without a title. notes: short phrases about how the text was read. They
-    are printed with a summary of the books. train_command: arguments of train.py to suggest.
+    books: the documents, or a text, which is one without a title. notes: short phrases about how the text was read,
+    printed before a summary of the books. train_command: arguments of train.py to suggest.
 
     Each document ends with the tokenizer's end-of-text id, if there is one. meta.json is written last: until then its
     checksums do not fit the shards. UserError if a part has fewer than 2 tokens.
@@ -110,7 +110,9 @@ def empty_folder(folder: Path) -> None:
         for old_shard in folder.glob("*.bin"):  # a val.bin may not be wanted now
             old_shard.unlink()
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{from_here(folder)} is a file, expected a folder; move it away, or type another name") from None
+        raise UserError(
+            f"{from_here(folder)} is a file, expected a folder; move it away, or type another name"
+        ) from None
     except OSError as e:
         raise UserError(f"cannot write to {from_here(folder)}: {e.strerror}") from None
 
@@ -145,7 +147,7 @@ class Split:
     ):
         """files: (path, number of tokens) of each shard; ids: the tokens themselves if they are in no file.
 
-        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown. documents: None = one without title.
+        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown; documents: None = one, untitled.
         """
         self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
         self.paths = [path for path, _ in files]

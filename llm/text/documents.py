@@ -1,7 +1,7 @@
 """The documents of a dataset: which books it holds, and where each of them and its chapters begin.
 
-They stand in meta.json under "documents"; datasets written before November 2026 have none, and hold one document without
-a title. Positions count tokens of train.bin; what is held out in val.bin is not described.
+They stand in meta.json under "documents"; datasets of before November 2026 have none, and hold one document without a
+title. Positions count tokens of train.bin; what is held out in val.bin is not described.
 """
 
 from dataclasses import dataclass

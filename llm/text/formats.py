@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from llm.configurator import UserError
 from llm.text.book import Book, joined
 from llm.text.docx import docx_book
+from llm.text.download import public_address
 from llm.text.encodings import decode, is_blank
 from llm.text.epub import epub_book
 from llm.text.fb2 import fb2_book
@@ -57,7 +58,9 @@ def read_text(path: Path | str) -> Cleaned:
     if not (data.startswith(b"%PDF-") or data.startswith(b"PK\x03\x04")):
         refuse_unreadable(data, str(path))
         return decode(data, name=str(path))
-    raise UserError(f"{path} is {'a PDF' if data.startswith(b'%') else 'a packed document'}: expected a plain text file")
+    raise UserError(
+        f"{path} is {'a PDF' if data.startswith(b'%') else 'a packed document'}: expected a plain text file"
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -165,8 +168,3 @@ def source_of(name: str | Path, data: bytes, url: str | None = None) -> dict:
     """The entry "source" of meta.json: where a text comes from; url: only if this run downloaded it."""
     source = {"file": Path(name).name, "sha256": hashlib.sha256(data).hexdigest()}
     return source | {"url": public_address(url)} if url else source
-
-
-def public_address(url: str) -> str:
-    """An address without user name, password, query and fragment, which may be secret."""
-    return re.sub(r"[?#].*", "", re.sub(r"(?<=//)[^/@]*@", "", url), flags=re.S)

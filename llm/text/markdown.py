@@ -5,7 +5,7 @@ import re
 from llm.text.book import Book, Chapter
 
 HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.M)
-UNDERLINED = re.compile(r"^(?=\S)([^\n]{1,100})\n(=+|-+)[ \t]*$", re.M)
+UNDERLINED = re.compile(r"^(?=\S)([^\n]{1,100})\n(={3,}|-{3,})[ \t]*$", re.M)
 FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n((?:[^\n]*\n){0,60}?)(?:---|\.\.\.)[ \t]*\n+")
 MARKS = re.compile(r"(\*\*|__|\*|`)(?=\S)(.+?)(?<=\S)\1")
@@ -37,4 +37,4 @@ def markdown_book(text: str) -> Book:
 
 def stands_alone(text: str, start: int) -> bool:
     """Whether an empty line, or nothing, stands before a line."""
-    return start == 0 or text[:start].endswith("\n\n") or text[max(0, start - 80) : start].rstrip(" \t").endswith("\n\n")
+    return start == 0 or bool(re.search(r"\n[ \t]*\n\Z", text[max(0, start - 80) : start]))

@@ -63,7 +63,7 @@ def pdf_book(data: bytes, *, name: str, footnotes: bool = True) -> Book:
 
 def encrypted(name: str) -> UserError:
     return UserError(
-        f"{name} is encrypted; to read it, type: qpdf --decrypt --password=PASSWORD {name} readable.pdf, and prepare that"
+        f"{name} is encrypted; type: qpdf --decrypt --password=PASSWORD {name} readable.pdf, and prepare that"
     )
 
 
@@ -72,8 +72,8 @@ def refuse_scan(pages: list[list[Line]], name: str) -> None:
     n_characters = sum(len(line.text.strip()) for lines in pages for line in lines)
     if n_characters < MIN_CHARACTERS * len(pages):
         raise UserError(
-            f"{name} is a scan: its {len(pages):,} pages are pictures without text; type: ocrmypdf {name} with_text.pdf, "
-            "and prepare that"
+            f"{name} is a scan: its {len(pages):,} pages are pictures without text; type: "
+            f"ocrmypdf {name} with_text.pdf, and prepare that"
         )
 
 
@@ -127,7 +127,12 @@ class Layout:
 
     def ends_early(self, line: Line, following: Line) -> bool:
         """Whether the first word of the following line would have had room at the end of this one."""
-        if self.marks_line_ends and line.text.endswith(" ") or DIVIDED.search(line.text) and following.text[0].islower():
+        if (
+            self.marks_line_ends
+            and line.text.endswith(" ")
+            or DIVIDED.search(line.text)
+            and following.text[0].islower()
+        ):
             return False
         if self.marks_line_ends and line.page != following.page and SENTENCE_END.search(line.text):
             return True
@@ -203,7 +208,7 @@ class Layout:
 
 
 def outline_chapters(reader, text: str) -> list[Chapter]:
-    """The chapters that the PDF's bookmarks name, where the text has their titles; empty if these are fewer than two."""
+    """The chapters that a PDF's bookmarks name, where the text has their titles; empty if fewer than two."""
     titles: list[str] = []
 
     def collect(entries: list) -> None:

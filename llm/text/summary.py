@@ -68,7 +68,8 @@ def print_summary(
     print(f"{sum(characters.values()):,} characters")
     for name, part_ids in ids.items():
         per_token = characters[name] / len(part_ids)
-        print(f"{name}: {len(part_ids):,} tokens, {len(set(part_ids)):,} of them distinct, {per_token:.1f} characters each")
+        distinct = f"{len(set(part_ids)):,} of them distinct"
+        print(f"{name}: {len(part_ids):,} tokens, {distinct}, {per_token:.1f} characters each")
     print(f"wrote {', '.join(f'{name}.bin' for name in ids)} and meta.json to {from_here(folder)}")
     minutes = in_words(expected_minutes(len(ids["train"])))
     print(f"training to know it by heart: {minutes} on two CPU cores, less on a GPU")
