@@ -51,13 +51,13 @@ def write_dataset(
     *,
     val_fraction: float,
     source: dict,
-    train_command: tuple[str, ...],
+    train_command: tuple[str, ...] | None,
     notes: list[str] | None = None,
 ) -> None:
     """Write train.bin, val.bin (the last val_fraction of each book's characters; 0 = none) and meta.json.
 
     books: the documents, or a text, which is one without a title. notes: short phrases about how the text was read,
-    printed before a summary of the books. train_command: arguments of train.py to suggest.
+    printed before a summary of the books. train_command: arguments of train.py to suggest, if any.
 
     Each document ends with the tokenizer's end-of-text id, if there is one. meta.json is written last: until then its
     checksums do not fit the shards. UserError if a part has fewer than 2 tokens.
@@ -100,7 +100,8 @@ def write_dataset(
     meta["sha256"] = digest(meta)
     write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
     print_summary(folder, books if titled else [], notes or [], flat, characters)
-    print_next_command(train_command, n_tokens=len(flat["train"]))
+    if train_command:
+        print_next_command(train_command, n_tokens=len(flat["train"]))
 
 
 def empty_folder(folder: Path) -> None:

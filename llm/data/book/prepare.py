@@ -88,20 +88,21 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
     return book
 
 
-def main(settings: Settings) -> None:
-    if not settings.input:
-        example = command(SCRIPT, "--input=my_book.txt", "--dataset=my_book")
-        raise UserError(f"there is no text to prepare: expected a file or an address; type {example}")
-    name = checked_name(settings.dataset, public_address(settings.input[0]))
+def read_books(settings: Settings, *, otherwise: str) -> list[Book]:
+    """The books that the settings name, cleaned; otherwise: the command for a file, if an address has no answer."""
     checked_encoding(settings.encoding)
-    by_hand = f"save the book as a file and type {command(SCRIPT, '--input=my_book.txt', f'--dataset={name}')}"
+    by_hand = f"save the book as a file and type {otherwise}"
     books = read_inputs(
         settings.input,
         fetch=lambda url: download(url, max_bytes=100_000_000, by_hand=by_hand, timeout=120),
         encoding=settings.encoding,
         footnotes=settings.footnotes,
     )
-    books = [cleaned(book, unwrap=settings.unwrap) for book in books]
+    return [cleaned(book, unwrap=settings.unwrap) for book in books]
+
+
+def write_books(settings: Settings, name: str, books: list[Book], train_command: tuple[str, ...] | None) -> None:
+    """Write the dataset `name` and print its summary; train_command: arguments of train.py to suggest, if any."""
     files = ", ".join(book.source["file"] for book in books)
     write_dataset(
         data_folder(name),
@@ -110,8 +111,17 @@ def main(settings: Settings) -> None:
         val_fraction=settings.val_fraction,
         source=books[0].source if len(books) == 1 else {"file": files},
         notes=[f"read {files}"],
-        train_command=("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"),
+        train_command=train_command,
     )
+
+
+def main(settings: Settings) -> None:
+    if not settings.input:
+        example = command(SCRIPT, "--input=my_book.txt", "--dataset=my_book")
+        raise UserError(f"there is no text to prepare: expected a file or an address; type {example}")
+    name = checked_name(settings.dataset, public_address(settings.input[0]))
+    books = read_books(settings, otherwise=command(SCRIPT, "--input=my_book.txt", f"--dataset={name}"))
+    write_books(settings, name, books, ("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"))
 
 
 if __name__ == "__main__":
