@@ -16,11 +16,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 # the package was installed under the name llm until November 2026; both would own the import
 	if $(PIP) list --editable --format=freeze | grep -q '^llm=='; then $(PIP) uninstall --quiet --yes llm; fi
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt -e ".[books]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) install --quiet -c constraints.txt -e ".[dev,plot,serve,hf,gguf]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,books,plot,serve,hf,gguf]"
 	touch $@
 
 demo: .venv/installed

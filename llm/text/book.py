@@ -65,7 +65,7 @@ def joined(books: list[Book], *, title: str, author: str = "") -> Book:
 
 
 def move_chapters(chapters: list[Chapter], old_text: str, new_text: str) -> list[Chapter]:
-    """The chapters where they begin in new_text: old_text with parts removed and lines joined. Lost ones are left out."""
+    """The chapters where they begin in new_text, which is old_text cleaned; lost ones are left out."""
     inside = old_text.find(new_text.strip()) if new_text.strip() else -1
     if inside >= 0:  # only the beginning and the end were removed
         shift = inside - (len(new_text) - len(new_text.lstrip()))

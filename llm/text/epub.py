@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from llm.configurator import UserError
 from llm.text.book import Book, Chapter, TextBuilder
-from llm.text.html import Paragraphs, marked, notes_of, paragraphs_of, without_outer_rules
+from llm.text.html import marked, notes_of, paragraphs_of, without_outer_rules
+from llm.text.html_parser import Paragraphs
 from llm.text.markup import decode_markup
 from llm.text.packed import Archive, BadMember, attribute, local_name, text_of
 

@@ -1,8 +1,8 @@
 """Find the chapters of a plain text by lines that look like headings, in many languages.
 
 A heading stands alone between empty lines (or form feeds). It is a word such as "chapter" with its number, before or
-after it: CHAPTER IV, Part the Second, Zweites Kapitel, Глава вторая, 第二章. Numbers alone count if they go on from one to
-the next. Lines in capitals or in title case count where a text has no other headings. A sentence is none.
+after it: CHAPTER IV, Part the Second, Zweites Kapitel, Глава вторая, 第二章. Numbers alone count if they go on from 1,
+one by one. Lines in capitals or in title case count where a text has no other headings. A sentence is none.
 """
 
 import re
@@ -18,20 +18,25 @@ ENGLISH_NUMBER = (
     r"twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twenty|thirty|forty|fifty|sixty)(?:[- ]\w+)?)"
 )
 NUMBER = rf"(?:\d{{1,3}}|{ROMAN})"  # the patterns below ignore case
-TITLE = r"(?:,\s*(?:scene|szene|scène|scena|сцена)\s+\w+\.?|\s*[.:—–-]\s*\S.{0,60}|[.:]?|\s+[^\W\d_a-zа-яα-ω].{0,60}(?<![.!?,;]))"  # what may follow the number
-WORDS = (  # before a number
-    "chapter chap book part volume vol canto letter act scene section stave chapitre livre partie tome acte scène lettre "
-    "kapitel buch teil theil band akt aufzug szene auftritt brief gesang capítulo capitulo libro parte tomo acto escena "
-    "capitolo atto canto livro hoofdstuk deel boek kapitlet del bok bog luku osa kirja rozdział część księga tom kapitola "
-    "díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap глава часть книга том раздел "
-    "розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड"
+TITLE = (  # what may follow the number
+    r"(?:,\s*(?:scene|szene|scène|scena|сцена)\s+\w+\.?|\s*[.:—–-]\s*\S.{0,60}|[.:]?"
+    r"|\s+[^\W\d_a-zа-яα-ω].{0,60}(?<![.!?,;]))"
+)
+KEYWORDS = re.sub(
+    r"\s+",
+    "|",
+    """chapter chap book part volume vol canto letter act scene section stave chapitre livre partie tome acte scène
+    lettre kapitel buch teil theil band akt aufzug szene auftritt brief gesang capítulo capitulo libro parte tomo acto
+    escena capitolo atto canto livro hoofdstuk deel boek kapitlet del bok bog luku osa kirja rozdział część księga tom
+    kapitola díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap глава часть книга том
+    раздел розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड
+    """.strip(),
 )
 ORDINAL = (  # in other languages than English, by their endings
     r"(?:\w+(?:ste|te|tes|ter|tem|ième|ère|er|ero|era|ero|ième|esimo|esima|ndo|nda|rto|rta|nto|nta|imo|ima|avo|ava)"
     r"|\w+(?:szy|gi|ci|ty|my|wy|sza|ga|cia|ta|ma|wa)|ال\w+"  # Polish, Arabic
     r"|[а-яё]+(?:ая|ья|ое|ье|ый|ий|ой)|[α-ωά-ώ]+(?:ος|ο|η|ή|όν|ον))"
 )
-KEYWORDS = "|".join(sorted(set(WORDS.split()), key=len, reverse=True))
 NUMBERED = re.compile(rf"(?:{KEYWORDS})\.?\s+(?:{NUMBER}|{ENGLISH_NUMBER})\b{TITLE}", re.I)
 ORDINAL_AFTER = re.compile(rf"(?:{KEYWORDS})\s+{ORDINAL}{TITLE}", re.I)
 ORDINAL_BEFORE = re.compile(
@@ -45,14 +50,16 @@ ALONE = re.compile(
     re.I,
 )
 EAST_ASIAN = re.compile(
-    r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩\d０-９]{1,7}[\s　]*[章回节節卷部篇话話幕編集場場](?:[\s　:：・].{0,30}|[^。！？，、]{0,20})"
-    r"|제\s*\d{1,3}\s*[장부편화권](?:[\s:.].{0,40})?|[一二三四五六七八九十]{1,3}|บทที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
+    r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩\d０-９]{1,7}[\s　]*[章回节節卷部篇话話幕編集場场]"
+    r"(?:[\s　:：・].{0,30}|[^。！？，、]{0,20})|[一二三四五六七八九十]{1,3}"
+    r"|제\s*\d{1,3}\s*[장부편화권](?:[\s:.].{0,40})?|บทที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
 )
 LONE_NUMBER = re.compile(rf"({ROMAN}|\d{{1,3}})(?:\.?|[.:]\s+\S.{{0,60}}|\s+[—–-]\s+\S.{{0,60}})")
 SENTENCE_END = re.compile(r"[.!?…,;:。！？，、]['\"”’»)]*$")
-SMALL_WORDS = set(
-    ["a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "into", "nor", "of", "on", "or", "the", "to", "upon", "with", "de", "la", "le", "du", "des", "und", "der", "die", "das"]
-)
+SMALL_WORDS = {
+    *("a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "into", "nor", "of", "on", "or", "the", "to"),
+    *("upon", "with", "de", "la", "le", "du", "des", "und", "der", "die", "das"),
+}
 
 
 def find_chapters(text: str) -> list[Chapter]:
@@ -60,7 +67,7 @@ def find_chapters(text: str) -> list[Chapter]:
     lines = lone_lines(text)
     numbered = [(start, line) for start, line in lines if is_numbered(line)]
     in_order = in_sequence([(start, line) for start, line in lines if LONE_NUMBER.fullmatch(line)])
-    found = {start: line for start, line in [*numbered, *in_order]}
+    found = dict([*numbered, *in_order])
     if not found:
         for is_title in (is_capitals, is_title_case):
             titles = [(start, line) for start, line in lines if is_title(line)]
