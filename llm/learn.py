@@ -6,27 +6,26 @@
 
 A book is a file, a folder of chapters or an address; several are learned by one model. Typed again after an
 interruption, the same command goes on where it stopped. The text is written to data/NAME, the model to out-NAME; NAME
-is made from the first book's name. A short text is learned as in config/train_tale.py, others as in
+is made from the first book's title. A short text is learned as in config/train_tale.py, others as in
 config/train_prince.py.
 
 Every setting of train.py can be given, too (python train.py config/train_prince.py --help lists them), and so can
 config files.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import os
 import re
-import shutil
 import sys
 import unicodedata
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
 import llm  # noqa: F401  (checks the installation before torch is imported)
@@ -48,7 +47,10 @@ from llm.data.book import prepare
 from llm.files import write_atomic
 from llm.runtime import notice
 from llm.storage import checkpoint
+from llm.text import dataset
+from llm.text.book import Book
 from llm.text.dataset import BUNDLED, Dataset, data_folder, has_script
+from llm.text.inputs import grouped
 
 TALE = BUNDLED / "tale" / "tale.txt"
 SHORT_TEXT = 12_000  # tokens: up to here config/train_tale.py, which is for 9,000, takes less time than train_prince.py
@@ -60,8 +62,8 @@ RECORD = "learn.json"  # in the dataset's folder: which books it was made from
 @dataclass(frozen=True)
 class Settings(prepare.Settings, train.Settings):
     # the book
-    input: Words = ()  # files, folders, addresses that begin with http:// or https://
-    dataset: str | None = None  # the book's name, for the folders data/NAME and out-NAME; None = made from the book's
+    input: Words = ()  # files, folders, patterns, addresses (http://, https://)
+    dataset: str | None = None  # the book's name, for the folders data/NAME and out-NAME; None = made from its title
     out_dir: str | None = None  # the folder for the model; None = out-NAME in the current folder
     # afterwards
     serve: bool = False  # open the page in which the book can be read (extra: serve)
@@ -72,34 +74,22 @@ class Settings(prepare.Settings, train.Settings):
         """Checks nothing: train.Settings checks the settings of training once the config is known."""
 
 
-def is_address(word: str) -> bool:
-    """Whether a book is to be downloaded."""
-    return re.match(r"https?://", word, re.I) is not None
-
-
-def name_of(words: Words) -> str:
-    """A dataset's name made from the name of the first book: Les Misérables.epub -> les_miserables."""
-    path = urlsplit(words[0]).path if is_address(words[0]) else os.path.abspath(words[0])
-    plain = unicodedata.normalize("NFKD", Path(path).stem).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:MAX_NAME].lower() or "my_book"
-    if len(words) > 1:
-        name += f"_and_{len(words) - 1}_more"
+def name_of(books: list[Book]) -> str:
+    """A dataset's name made from the title of the first book: Les Misérables -> les_miserables."""
+    plain = unicodedata.normalize("NFKD", books[0].title).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9]+", "_", plain)[:MAX_NAME].strip("_").lower() or "my_book"
+    if len(books) > 1:
+        name += f"_and_{len(books) - 1}_more"
     return f"my_{name}" if has_script(name) else name
 
 
 def fingerprint(words: Words, prepare_settings: dict[str, Any]) -> dict[str, Any]:
-    """What the text of a dataset follows from: sha256 of each book (of an address: of its name), and the settings."""
-    books = []
-    for word in words:
-        digest = hashlib.sha256(word.encode(errors="surrogateescape") if is_address(word) else b"")
-        paths = [] if is_address(word) else sorted(Path(word).rglob("*")) if os.path.isdir(word) else [Path(word)]
-        for path in paths:
-            try:
-                digest.update(path.name.encode(errors="surrogateescape") + b"\0" + path.read_bytes())
-            except (OSError, ValueError):  # a folder, or no file: preparing says what is wrong with it
-                continue
-        books.append(digest.hexdigest())
-    return {"books": books, "settings": prepare_settings}
+    """What a dataset follows from: the sha256 of each file (of an address: of its name), and the settings typed."""
+    digests = [
+        [hashlib.sha256(file.data).hexdigest() for file in files]
+        for files, _ in grouped(words, lambda address: address.encode(errors="surrogateescape"))
+    ]
+    return {"files": digests, "settings": prepare_settings}
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -122,20 +112,23 @@ def sha256_of(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def choose_name(cfg: Settings, wanted: dict[str, Any]) -> str:
-    """A name that no other book has, for the books with the fingerprint `wanted`; a taken one gets a number at its end.
+def find_prepared(wanted: dict[str, Any], typed: str | None) -> str | None:
+    """The name of the dataset that was prepared from the same books in the same way; typed: its name, None = any."""
+    names = [typed] if typed else sorted(path.parent.name for path in dataset.DATA.glob(f"*/{RECORD}"))
+    found = [name for name in names if recorded(data_folder(name)) == wanted]
+    return next((name for name in found if (data_folder(name) / "meta.json").exists()), None)
 
-    UserError if the user has typed a name that is taken.
+
+def choose_name(cfg: Settings, books: list[Book], wanted: dict[str, Any]) -> str:
+    """The name for a dataset of these books; one that is taken gets a number at its end, if it was not typed.
+
+    UserError if a name that was typed is taken.
     """
-    first = cfg.dataset or name_of(cfg.input)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", first):
-        raise UserError(f"--dataset={first}: expected at most 64 letters, digits, _ and -, not beginning with -")
-    if has_script(first):
-        raise UserError(f"--dataset={first}: a dataset that comes with llm has this name; type --dataset=my_{first}")
+    first = cfg.dataset or name_of(books)
     for name in [first, *(f"{first}_{number}" for number in range(2, MAX_NAMESAKES))]:
         folder, out_dir = data_folder(name), Path(f"out-{name}")
         taken = any(folder.glob("*")) or (not cfg.out_dir and checkpoint.resumable(out_dir))
-        if not taken or recorded(folder) == wanted:
+        if not taken or recorded(folder) == wanted:  # perhaps a preparation that was killed
             if name != first:
                 notice(f"{first} is the name of another book already, so this one is called {name}")
             return name
@@ -147,27 +140,42 @@ def choose_name(cfg: Settings, wanted: dict[str, Any]) -> str:
     raise UserError(f"{first} is the name of too many other books; type --dataset=NAME")
 
 
+def check_name(name: str) -> None:
+    """UserError unless a name that the user has typed can be that of a dataset."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
+        raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -")
+    if has_script(name):
+        raise UserError(f"--dataset={name}: a dataset that comes with llm has this name; type --dataset=my_{name}")
+
+
 def prepare_dataset(cfg: Settings, prepare_settings: dict[str, Any]) -> str:
     """Prepare the books, unless that was done before; returns the dataset's name. Prints what was read."""
     if [os.path.realpath(word) for word in cfg.input] == [str(TALE)] and not (cfg.dataset or prepare_settings):
         tale = importlib.import_module("llm.data.tale.prepare")  # the same name and text as by its own script
         tale.main(tale.Settings())
         return "tale"
+    if cfg.dataset:
+        check_name(cfg.dataset)
     wanted = fingerprint(cfg.input, prepare_settings)
-    name = choose_name(cfg, wanted)
-    folder = data_folder(name)
-    if (folder / "meta.json").exists():
-        print(f"{from_here(folder)} holds this text already")
+    if name := find_prepared(wanted, cfg.dataset):
+        print(f"{from_here(data_folder(name))} holds this text already")
         return name
-    folder.mkdir(parents=True, exist_ok=True)
-    record(folder, wanted)
+    settings = prepare.Settings(**prepare_settings, input=cfg.input)
+    books = prepare.read_books(settings, otherwise=command("learn.py", "my_book.txt"))
+    name = choose_name(cfg, books, wanted)
+    folder = data_folder(name)
     try:
-        books = cfg.input if settings_of(prepare.Settings)["input"].kind == Words else cfg.input[0]
-        prepare.main(prepare.Settings(**prepare_settings, input=books, dataset=name))
-    except BaseException:
-        shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        record(folder, wanted)
+        prepare.write_books(settings, name, books, None)
+        record(folder, wanted)
+    except OSError as error:
+        raise UserError(f"cannot write to {from_here(folder)}: {error.strerror}") from None
+    except UserError:  # as of a text that is too short: it has no dataset, and its name is free
+        (folder / RECORD).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
         raise
-    record(folder, wanted)
     return name
 
 
@@ -215,8 +223,10 @@ def main(cfg: Settings) -> int:
     if not cfg.input:
         books = [command("learn.py", book) for book in ("my_book.txt", from_here(TALE))]
         raise UserError(f"there is no book: type {books[0]}; or, for the bundled tale, {books[1]}")
-    if "-" in cfg.input:
-        raise UserError("-: the same command must find the book again; save it as a file, and type the file's name")
+    if {"-", "/dev/stdin"} & set(cfg.input):
+        raise UserError(
+            "standard input: the same command must find the book again; save it as a file, and type the file's name"
+        )
     if cfg.serve:  # not after an hour of training
         require("uvicorn", "serve")
         require("fastapi", "serve")

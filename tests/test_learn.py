@@ -16,6 +16,7 @@ from conftest import PACKAGE, STORY, read_metrics
 from llm import learn, train
 from llm.configurator import UserError, help_for, load_settings
 from llm.text import dataset
+from llm.text.book import Book
 
 TINY = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--batch_size=2", "--max_iters=4", "--device=cpu", "--dtype=float32"]
 TEXT = STORY[:3000]
@@ -95,19 +96,51 @@ def test_ctrl_c_says_to_type_the_same_command_which_goes_on(type_learn, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("titles", "name"),
     [
-        (("books/Moby Dick; or, The Whale.epub",), "moby_dick_or_the_whale"),
-        (("Les Misérables.txt",), "les_miserables"),
-        (("война.epub",), "my_book"),
-        (("https://me:secret@example.org/files/pg2701.txt?key=secret",), "pg2701"),
-        (("a.txt", "b.txt", "c.txt"), "a_and_2_more"),
-        (("prince.txt",), "my_prince"),  # data/prince has a script of its own
-        (("x" * 100,), "x" * 40),
+        (["Moby-Dick; or, The Whale"], "moby_dick_or_the_whale"),
+        (["Les Misérables"], "les_miserables"),
+        (["Война и мир"], "my_book"),
+        (["a", "b", "c"], "a_and_2_more"),
+        (["Prince"], "my_prince"),  # data/prince has a script of its own
+        (["x" * 39 + " y"], "x" * 39),
+        ([""], "my_book"),
     ],
 )
-def test_a_name_is_made_from_the_first_books(words, name):
-    assert learn.name_of(words) == name
+def test_a_name_is_made_from_the_first_title(titles, name):
+    assert learn.name_of([Book(title, "", "text") for title in titles]) == name
+
+
+def test_the_title_in_the_book_names_it(type_learn, data):
+    Path("a.html").write_text(f"<html><title>The Kettle</title><p>{TEXT}</p></html>", encoding="utf-8")
+    type_learn("a.html")
+    assert [path.name for path in data.iterdir()] == ["the_kettle"]
+
+
+def test_a_book_that_was_renamed_is_the_same(type_learn, data, capsys):
+    type_learn("novel.txt")
+    Path("novel.txt").rename("other.txt")
+    capsys.readouterr()
+    type_learn("other.txt")
+    assert "going on from out-novel/ckpt.pt" in capsys.readouterr().out
+
+
+def test_an_address_is_downloaded_once(type_learn, data, monkeypatch, capsys):
+    address, asked = "https://me:secret@example.org/novel.txt?key=secret", []
+    monkeypatch.setattr(learn.prepare, "download", lambda url, **_: asked.append(url) or TEXT.encode())
+    for _ in range(2):
+        type_learn(address)
+    assert asked == [address] and [path.name for path in data.iterdir()] == ["novel"]
+    assert not [name for name, content in files(data / "novel").items() if b"secret" in content]
+
+
+def test_chapters_in_a_folder_are_one_book(type_learn, data):
+    Path("kettle").mkdir()
+    for number, start in ((2, 1500), (10, 2200), (1, 0)):
+        Path(f"kettle/chapter{number}.txt").write_text(STORY[start : start + 700], encoding="utf-8")
+    type_learn("kettle")
+    text = dataset.Dataset("kettle").tokenizer.decode(dataset.Dataset("kettle").train.tokens(0, 10**6).tolist())
+    assert text.index(STORY[20:60]) < text.index(STORY[1520:1560]) < text.index(STORY[2220:2260])
 
 
 def test_another_book_with_the_same_name_gets_a_new_name(type_learn, data, capsys):
@@ -226,9 +259,13 @@ def test_a_model_of_another_text_is_not_trained_further(type_learn):
             [],
             r"there is no book: type python \S*learn.py my_book.txt; or, for the bundled tale, python \S+ \S+tale.txt",
         ),
-        (["-"], "-: the same command must find the book again; save it as a file, and type the file's name"),
+        (
+            ["-"],
+            "standard input: the same command must find the book again; save it as a file, and type the file's name",
+        ),
         (["nowhere.txt"], "nowhere.txt "),
         (["empty.txt"], "empty.txt "),
+        (["short.txt"], "the train part holds 1 token"),
         (["novel.txt", "--dataset=a/b"], "--dataset=a/b: expected at most 64 letters"),
         (["novel.txt", "--dataset=book"], "--dataset=book: .* type --dataset=my_book$"),
         (["novel.txt", "--n_head=3"], "n_embd=8 is not a multiple of n_head=3"),
@@ -236,6 +273,7 @@ def test_a_model_of_another_text_is_not_trained_further(type_learn):
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(type_learn, data, argv, line):
     Path("empty.txt").touch()
+    Path("short.txt").write_text("a")
     with pytest.raises(UserError, match=f"^{line}"):
         type_learn(*TINY, *argv, tiny=[])
     assert not list(Path().glob("out*")) and [path.name for path in data.iterdir()] in ([], ["novel"])
