@@ -6,17 +6,18 @@ tokenizers (extra books); using it does not.
 """
 
 import json
-import re
 import unicodedata
+from collections.abc import Iterator
 
 from llm.configurator import UserError, require
-from llm.text.tokenizer import LONG_RUN, PATTERNS, BookTokens, Tokenizer, characters, gpt2
+from llm.text.tokenizer import PATTERNS, BookTokens, Tokenizer, characters, gpt2
 
 MAX_TOKENS_PER_CHARACTER = 0.5  # of GPT-2's encoding; above it, "auto" takes the book's own
 CHARACTERS_PER_MERGE = 10  # one merge for so many characters of the book: at most 0.34 tokens a character
 MIN_MERGES, MAX_MERGES = 256, 30_000
 MIN_FREQUENCY = 2  # occurrences of a pair in the book
 MAX_TOKEN_BYTES = 48  # so that a recurring sentence in a script without spaces is no single token
+MAX_PIECE = 2_000  # characters that are learned from at once
 SAMPLE = 200_000  # characters, from the middle of a book, that are enough to measure an encoding on
 CHOICES = ("auto", "gpt2", "book", "characters")
 
@@ -54,6 +55,19 @@ def has_marks(text: str) -> bool:
     return any(unicodedata.category(c).startswith("M") for c in set(text))
 
 
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of at most MAX_PIECE characters, divided before a space if there is one.
+
+    The time to learn from a single word, such as a million letters without a space, is the square of its length.
+    """
+    start = 0
+    while start < len(text):
+        space = text.rfind(" ", start + 1, start + MAX_PIECE) if start + MAX_PIECE < len(text) else -1
+        end = space if space > start else start + MAX_PIECE
+        yield text[start:end]
+        start = end
+
+
 def learn_merges(text: str, n_merges: int, *, pattern: str) -> list[str]:
     """At most n_merges merges of the most frequent pairs, in the spelling of a merges file."""
     tokenizers = require("tokenizers", "books")
@@ -71,8 +85,7 @@ def learn_merges(text: str, n_merges: int, *, pattern: str) -> list[str]:
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    shortened = re.sub(LONG_RUN % 1000, lambda run: run[0][:1000], text)  # a longer one may exhaust the pattern's stack
-    learner.train_from_iterator([shortened.encode("utf-8", "replace").decode("utf-8")], trainer)
+    learner.train_from_iterator(pieces(text.encode("utf-8", "replace").decode("utf-8")), trainer)
     merges, tokens = [], set()
     for pair in json.loads(learner.to_str())["model"]["merges"]:
         if "".join(pair) not in tokens:  # two pairs may make the same token

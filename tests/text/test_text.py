@@ -85,11 +85,6 @@ def test_a_text_without_header_and_licence_is_unchanged():
     assert strip_gutenberg(text) == (text, [])
 
 
-def test_only_the_first_start_and_the_last_end_count():
-    start, end = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK THE FERRY ***\n" for word in ("START", "END"))
-    assert strip_gutenberg(f"{start}{BOOK}{start}{end}{BOOK}{end}")[0] == f"{BOOK}{start}{end}{BOOK}"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # clean_scan
 

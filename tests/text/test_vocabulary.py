@@ -124,7 +124,7 @@ def test_a_damaged_description_is_refused(change):
         tokenizer.from_description({"kind": "book", "pattern": "gpt2", "merges": ["a b"]} | change, "ckpt.pt")
 
 
-@pytest.mark.parametrize("text", ["", "a", "\n\n\n", "a" + " " * 1_100_000 + "b", "ab" * 200_000])
+@pytest.mark.parametrize("text", ["", "a", "\n\n\n", "a" + " " * 1_100_000 + "b", "ab" * 200_000, "字" * 300_000])
 def test_short_and_absurd_texts_have_an_encoding(text):
     learned = vocabulary.learn_tokens(text)
     assert learned.decode(learned.encode(text)) == text
