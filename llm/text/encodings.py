@@ -11,7 +11,7 @@ import codecs
 import re
 
 from llm.configurator import UserError
-from llm.text.languages import encodings_to_try, likely_language, misfits
+from llm.text.languages import encodings_to_try, fits_a_language, likely_language, misfits
 
 BOMS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     ("utf_32_le", codecs.BOM_UTF32_LE),
@@ -23,6 +23,7 @@ BOMS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-1
 SAMPLE = 100_000  # characters that are looked at to tell encodings apart
 MAX_PLACES = 3  # named in one note
 MAX_CONTROL = 0.005  # share of control characters above which a file is no text
+MIN_UNKNOWN = 2_000  # bytes of a text whose language the tables lack, to trust charset-normalizer alone
 SURE = 1.5  # a language must have this many times as many common words as the next reading's
 UTF7_RUN = re.compile(rb"\+([A-Za-z0-9+/]*)-?")
 WESTERN_LETTERS = set("àâäáãåæçéèêëíìîïñóòôöõøœúùûüßÿš")
@@ -78,7 +79,8 @@ def decode_bytes(data: bytes, encoding: str | None, name: str) -> tuple[str, lis
         if control:
             raise UserError(f"{name} is not text: expected a text file, best in UTF-8") from None
     text, notes, valid, bad = damaged_utf8(data)
-    return (text, notes) if valid > bad or valid == bad == 0 else other_encoding(data, name)
+    cut = valid == bad == 0 and re.search(rb"[\xc3\xe2]\Z|[\xe0-\xf4][\x80-\xbf]{1,2}\Z", data)
+    return (text, notes) if valid > bad or cut else other_encoding(data, name)
 
 
 def decode_unicode(data: bytes, encoding: str) -> tuple[str, list[str]]:
@@ -217,13 +219,15 @@ def other_encoding(data: bytes, name: str) -> tuple[str, list[str]]:
         if language:
             ranked.append((share, text, language))
     ranked.sort(reverse=True)
+    matches = matches if len(data) >= MIN_UNKNOWN else []
     coherent = {match.encoding for match in matches if match.coherence > 0.3 and match.chaos < 0.02}
     likely = [text for _, text, _ in ranked] or [text for text, encoding in texts.items() if encoding in coherent]
     language = ranked[0][2] if ranked else ""
     if not likely and (windows := windows_punctuation(data)):
         likely, texts = [windows], {windows: "cp1252"}
     if len(likely) != 1 and not (ranked and ranked[0][0] >= ranked[1][0] * SURE):
-        raise UserError(in_doubt({text: texts[text] for text in likely} or texts, name))
+        fitting = likely or [text for text, encoding in texts.items() if fits_a_language(text[:SAMPLE], encoding)]
+        raise UserError(in_doubt({text: texts[text] for text in fitting} or texts, name))
     text = likely[0]
     byte = re.search(rb"[\x80-\xff]", data)
     place = f"byte 0x{byte[0][0]:02x} at position {byte.start():,} is not UTF-8"
@@ -245,8 +249,8 @@ def in_doubt(candidates: dict[str, str], name: str) -> str:
     """The message that lists encodings, each with a word as it reads it; candidates: text -> encoding."""
     shown = []
     for text, encoding in list(candidates.items())[:5]:
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*", text) or re.search(r"\S*[^\x00-\x7f]\S*", text)
-        shown.append(f"--encoding={readable(encoding)} ({word[0][:20] if word else ''})")
+        piece = re.search(r"[^\n]{0,8}[^\x00-\x7f][^\n]{0,20}", text)
+        shown.append(f"--encoding={readable(encoding)} ({piece[0].strip() if piece else ''})")
     if not shown:
         return f"{name} is not text: expected a text file, best in UTF-8"
     return f"{name} is not UTF-8, and its encoding is in doubt; type the one that reads well: {', '.join(shown)}"

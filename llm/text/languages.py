@@ -9,6 +9,7 @@ import unicodedata
 from typing import NamedTuple
 
 MIN_COMMON = 0.04
+MIN_COMMON_WORDS = 3
 MAX_MISFITS = 0.02  # of the characters beyond ASCII
 TYPOGRAPHY = set("‘’‚“”„…–—«»‹›·•§°£€©®™½¼¾¡¿ªº†‡\u00a0\u00ad№×÷¶¢¥¹²³´`¨˝µ±¦¬¤ˆ˜‰")
 BETWEEN_LETTERS = set("’‘–—·\u00ad…“”\u00a0")  # typography that may stand between two letters: don’t, l·l, yes–no
@@ -88,6 +89,13 @@ CHARACTERS = {
 }
 
 
+# control characters, private ones, and Thai vowels and tone marks without their consonant
+IMPOSSIBLE = re.compile(
+    r"[\x80-\x9f\ue000-\uf8ff\ufffd]"
+    r"|(?<![\u0e01-\u0e2e\u0e31-\u0e3a\u0e47-\u0e4e])[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]|[\u0e40-\u0e44](?![\u0e01-\u0e2e])"
+)
+
+
 def encodings_to_try() -> list[str]:
     """All encodings of the tables above, the commonest first."""
     names = [name for language in LANGUAGES.values() for name in language.encodings]
@@ -118,10 +126,19 @@ def same_script(a: str, b: str) -> bool:
 
 
 def common_share(text: str, language: str) -> float:
-    """The share of a language's commonest words among all words of the text."""
+    """The share of a language's commonest words among all words of the text; 0.0 if it has hardly any."""
     common = set(LANGUAGES[language].words.split())
     words = re.findall(r"\w+", text.lower())
-    return sum(word in common for word in words) / max(len(words), 1)
+    n_common = sum(word in common for word in words)
+    return n_common / len(words) if n_common >= MIN_COMMON_WORDS else 0.0
+
+
+def fits_a_language(text: str, encoding: str) -> bool:
+    """Whether all characters of a text, as an encoding reads it, belong where they stand in some language."""
+    return any(
+        encoding in language.encodings and misfits(text, set(language.letters)) <= MAX_MISFITS
+        for language in LANGUAGES.values()
+    )
 
 
 def likely_language(text: str, encoding: str) -> tuple[float, str]:
@@ -136,7 +153,7 @@ def likely_language(text: str, encoding: str) -> tuple[float, str]:
             if wrong <= MAX_MISFITS and share >= MIN_COMMON:
                 found.append((share * (1 - wrong / MAX_MISFITS / 2), name))
     for name, (common, least, encodings) in CHARACTERS.items():
-        if encoding in encodings and not re.search(r"[\x80-\x9f\ue000-\uf8ff\ufffd]", text):
+        if encoding in encodings and not IMPOSSIBLE.search(text):
             characters = [c for c in text if not c.isspace()]
             share = sum(c in common for c in characters) / max(len(characters), 1)
             if share >= least:
