@@ -1,19 +1,36 @@
-"""Find the spans of a text that occur word for word in the book, and where: recitation told from invention."""
+"""Find the spans of a text that occur word for word in the book, and where: recitation told from invention.
+
+In scripts without spaces between words, each character is looked up as a word is elsewhere, and counts half as much.
+"""
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
 
+from llm.text.headings import find_chapters
+from llm.text.scripts import CJK, SOUTH_EAST, is_spaceless
+
 MIN_WORDS = 8  # of a span; shorter matches are chance
-WORD = re.compile(r"\S+")
+CHARACTERS_PER_WORD = 2  # in scripts without spaces
+WORD = re.compile(rf"[{CJK}{SOUTH_EAST}]|[^\s{CJK}{SOUTH_EAST}]+")
 BLOCK = 1024  # suffixes whose first word is known
-# A line that names a chapter: CHAPTER IV, Book the First, XII., 7, THE GREEN DOOR
-HEADING = re.compile(
-    r"(?:(?i:chapter|book|part|volume|canto|letter|act|scene|section|chapitre|kapitel|cap[ií]tulo)\b.{0,60}"
-    r"|[IVXLC]{1,8}(?:[.:—-].{0,60})?|\d{1,3}\.?|[A-Z][A-Z0-9 ,.'’&:;!?—-]{2,60})"
-)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text; in scripts without spaces, its characters."""
+    return WORD.findall(text)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the book's text from character `start` on: which book, of several, and which chapter."""
+
+    start: int
+    book: str = ""  # its title; "" = there is one alone
+    chapter: str = ""  # its heading; "" = none
 
 
 @dataclass(frozen=True)
@@ -25,41 +42,46 @@ class Span:
     words: int
     chapter: str  # its heading; "" = none
     line: int  # of the book's text, counted from 1
+    book: str = ""  # its title; "" = there is one alone
 
     def where(self) -> str:
         """For example "CHAPTER II, line 1,010"."""
-        return f"{self.chapter}, line {self.line:,}" if self.chapter else f"line {self.line:,}"
+        return ", ".join(filter(None, [self.book, self.chapter, f"line {self.line:,}"]))
 
 
 class BookIndex:
     """A book in which spans are looked up. White space is ignored; everything else must match.
 
-    Lines are those of the text that the model learned, in which a paragraph may be a single line (text/clean.py).
+    Lines are those of the text that the model learned, in which a paragraph may be a single line (text/unwrap.py).
     The index is a suffix array of the book's words (Manber and Myers 1990), made by prefix doubling: the runs of 1, 2,
     4, 8, ... words get a rank each, in the order of the ranks of their halves. A text of n words then takes
     n log(words of the book) steps, whatever it says.
     """
 
-    def __init__(self, book_text: str):
+    def __init__(self, book_text: str, sections: list[Section] | None = None):
+        """sections: in the order of the text; None = chapters are looked for."""
+        if sections is None:
+            sections = [Section(chapter.start, "", chapter.title) for chapter in find_chapters(book_text)]
+        self.text, self.sections = book_text, sections
+        self.section_starts = [section.start for section in sections]
         self.words: list[str] = []
-        # of each line with words: index of its first word, its number, the heading of its chapter
-        self.first_words: list[int] = []
-        self.line_numbers: list[int] = []
-        self.chapters: list[str] = []
-        chapter = ""
-        lines = ["", *book_text.split("\n"), ""]  # so that each line has two neighbours, and the first is number 1
-        for number, line in enumerate(lines):
-            if not line.strip():
-                continue
-            stands_alone = not lines[number - 1].strip() and not lines[number + 1].strip()
-            if stands_alone and HEADING.fullmatch(line.strip()):
-                chapter = " ".join(line.split())
-            self.first_words.append(len(self.words))
-            self.line_numbers.append(number)
-            self.chapters.append(chapter)
-            self.words += line.split()
+        self.word_starts = array("L")
+        for match in WORD.finditer(book_text):
+            self.words.append(match[0])
+            self.word_starts.append(match.start())
+        self.line_starts = array("L", [0, *(match.end() for match in re.finditer("\n", book_text))])
         self.joined = f" {' '.join(self.words)} "
         self._sort_suffixes()
+
+    def place(self, position: int) -> tuple[Section, int]:
+        """(section, number of the line in its book) of a character of the book's text."""
+        n = bisect_right(self.section_starts, position) - 1
+        section = self.sections[n] if n >= 0 else Section(0)
+        line = bisect_right(self.line_starts, position)
+        if section.book:
+            first = next(other for other in self.sections if other.book == section.book)
+            line -= bisect_right(self.line_starts, first.start) - 1
+        return section, line
 
     def _sort_suffixes(self) -> None:
         """Make the suffix array, and what finds the runs of MIN_WORDS words that another text shares with the book."""
@@ -150,9 +172,11 @@ class BookIndex:
             if run < 0 or n < next_word:
                 continue
             length, index = self._longest_match(ids, n, run)
-            line = bisect_right(self.first_words, index) - 1
-            start, end = matches[n].start(), matches[n + length - 1].end()
-            found.append(Span(start, end, length, self.chapters[line], self.line_numbers[line]))
+            n_characters = sum(is_spaceless(match[0]) for match in matches[n : n + length])
+            if length - n_characters + n_characters / CHARACTERS_PER_WORD >= MIN_WORDS:
+                section, line = self.place(self.word_starts[index])
+                start, end = matches[n].start(), matches[n + length - 1].end()
+                found.append(Span(start, end, length, section.chapter, line, section.book))
             next_word = n + length
         return found
 

@@ -2,22 +2,34 @@
 
 A model that knows a book by heart knows it in the book's own tokens: with two line ends where a typist puts a space,
 with typographic quotation marks, and in GPT-2's tokens with the space before each word. So a prompt that occurs in the
-book, up to white space and quotation marks, is tokenised as printed there (docs/LOG.md, "Prompts tokenised as in the
-book"). No words are added or removed. The book is prepared once; after that, a prompt costs one pass over it at most.
+book, up to white space and what folding.py makes equal, is tokenised as printed there (docs/LOG.md, "Prompts tokenised
+as in the book"). If it ends within a token of the book, it gets that token whole: the letters that were not typed yet
+are the first of the continuation. The book is prepared once; after that, a prompt costs one pass over it at most.
 """
 
 import functools
 import re
-from array import array
+from collections.abc import Callable
 
+from llm.reading.folding import Folded, fold
+from llm.text.scripts import is_spaceless
 from llm.text.tokenizer import Tokenizer
 
-BOUNDARY = "\ud800"  # no character of any text: stands before each character that does not continue a word
+MAX_TRIES = 1_000  # occurrences of a long prompt within words that are passed over
+LONG_PROMPT = 100  # characters
+MAX_WORD = 1_000  # characters around the prompt that its first and last token may reach
 
 
-def straighten(text: str) -> str:
-    """The text with typographic quotation marks replaced by a keyboard's, character for character."""
-    return text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
+class PromptIds(list[int]):
+    """Token ids of a prompt, and how they differ from the typed text.
+
+    rest: what the last token holds beyond it; the continuation begins with it. ends_in_space: whether a space was
+    typed that the first new token has, too.
+    """
+
+    def __init__(self, ids: list[int], rest: str = "", *, ends_in_space: bool = False):
+        super().__init__(ids)
+        self.rest, self.ends_in_space = rest, ends_in_space
 
 
 def as_typed(prompt: str, *, by_characters: bool) -> str:
@@ -29,71 +41,91 @@ def as_typed(prompt: str, *, by_characters: bool) -> str:
     return f" {prompt}" if prompt[:1].islower() and not by_characters else prompt
 
 
-def with_boundaries(text: str, before: str) -> str:
-    """The text with BOUNDARY before each character that does not follow one of the class `before`.
-
-    with_boundaries("it's so", r"\\w") == "|it'|s |so", with "|" for BOUNDARY
-    """
-    return re.sub(rf"(?<!{before})(?=.)", BOUNDARY, text, flags=re.DOTALL)
+def find_where(text: str, pattern: str, is_right: Callable[[int], bool]) -> int:
+    """The first position of `pattern` in `text` that is right; -1 if there is none."""
+    position, tries = text.find(pattern), 0
+    while position >= 0 and not is_right(position):
+        tries += 1
+        if len(pattern) > LONG_PROMPT and tries == MAX_TRIES:
+            return -1
+        position = text.find(pattern, position + 1)
+    return position
 
 
 class SearchableBook:
-    """A book prepared for searching, with white space and quotation marks made uniform."""
+    """A book prepared for searching."""
 
     def __init__(self, book_text: str, *, by_characters: bool):
         """by_characters: the tokens are single characters, so a prompt may begin within a word."""
         self.text, self.by_characters = book_text, by_characters
-        self.word_starts = array("L", (match.start() for match in re.finditer(r"\S+", book_text)))
-        self.uniform = re.sub(r"\s+", " ", straighten(book_text))
-        self.exact = ""
-        if not by_characters:
-            self.uniform = with_boundaries(self.uniform, r"\w")
-            self.exact = with_boundaries(book_text, r"[\w ]")  # where a word has no space before it to take along
+        self.folded = Folded(book_text)
 
-    def find(self, prompt: str) -> str | None:
-        """The prompt as printed in the book; None if it does not occur. See as_in_book."""
-        words = straighten(prompt).split()
-        if not words or BOUNDARY in prompt:
+    def find(self, prompt: str) -> tuple[int, int] | None:
+        """(start, end) of the prompt in the book's text; None if it does not occur. See as_in_book."""
+        if not prompt.strip():
             return None
-        if self._is_printed_as_typed(prompt):
-            return as_typed(prompt, by_characters=self.by_characters)
-        starts_in_space, ends_in_space = prompt[0].isspace(), prompt[-1].isspace() and self.by_characters
-        pattern = " " * starts_in_space + " ".join(words) + " " * ends_in_space
-        if not self.by_characters:
-            pattern = with_boundaries(pattern, r"\w")[starts_in_space:]
-        found = self.uniform.find(pattern)
-        if found < 0:
+        if (found := self._find_as_typed(prompt)) is not None:
+            return found
+        starts_in_space = prompt[0].isspace()
+        pattern = fold(prompt if self.by_characters else prompt.rstrip())
+        if not pattern.strip():
             return None
-        start = self._position(found + starts_in_space)
-        end = self._position(found + len(pattern) - 1 - ends_in_space) + 1
-        if starts_in_space:
-            start = self._skip_space(start - 1, -1) + 1
-        elif not self.by_characters and start and self.text[start - 1] == " ":
+        text, starts = self.folded.text, self.folded.starts
+        at = find_where(text, pattern, lambda n: starts_in_space or self._begins_word(text, n))
+        if at < 0:
+            return None
+        start, end = starts[at], self.folded.stops[at + len(pattern) - 1]
+        if not self.by_characters and not starts_in_space and self.text[start - 1 : start] == " ":
             start -= 1
-        return self.text[start : self._skip_space(end, 1) if ends_in_space else end]
+        return start, end
 
-    def _is_printed_as_typed(self, prompt: str) -> bool:
-        """Whether the typed spelling occurs, with the tokens that it has as a prompt."""
+    def _find_as_typed(self, prompt: str) -> tuple[int, int] | None:
+        """Where the typed spelling occurs, with the tokens that it has as a prompt."""
         typed = as_typed(prompt, by_characters=self.by_characters)
-        if self.by_characters:
-            return typed in self.text
-        if typed[-1].isspace():  # which would be the next token's
-            return False
-        if typed[0].isspace():
-            return typed in self.text
-        return with_boundaries(typed, r"[\w ]") in self.exact
+        if typed[-1].isspace() and not self.by_characters:  # which would be the next token's
+            return None
 
-    def _position(self, index: int) -> int:
-        """Where the character at uniform[index], or after the boundary there, stands in the book's text."""
-        text, word_start = self.uniform, self.uniform.rfind(" ", 0, index + 1) + 1
-        n_words = text.count(" ", 0, word_start) - text.startswith((" ", f"{BOUNDARY} "))
-        return self.word_starts[n_words] + index - word_start - text.count(BOUNDARY, word_start, index)
+        def is_right(n: int) -> bool:
+            """Whether the word has no space before it to take along."""
+            return typed[0].isspace() or self._begins_word(self.text, n) and self.text[n - 1 : n] != " "
 
-    def _skip_space(self, position: int, step: int) -> int:
-        """The first position from this one on, in steps of 1 or -1, that holds no white space."""
-        while 0 <= position < len(self.text) and self.text[position].isspace():
-            position += step
-        return position
+        at = find_where(self.text, typed, is_right)
+        return None if at < 0 else (at, at + len(typed))
+
+    def _begins_word(self, text: str, n: int) -> bool:
+        """Whether a prompt may begin at text[n]: anywhere but within a word."""
+        return self.by_characters or not n or is_spaceless(text[n]) or not re.match(r"\w", text[n - 1])
+
+    def encode(self, tokenizer: Tokenizer, start: int, end: int) -> tuple[list[int], str]:
+        """(ids of the book's tokens that hold text[start:end], what the last one holds beyond it)."""
+        left = start
+        if not self.by_characters and is_spaceless(self.text[start : start + 1]):  # perhaps within a run of letters
+            while left > max(0, start - MAX_WORD) and re.match(r"\w", self.text[left - 1]):
+                left -= 1
+        if not self.by_characters and re.match(
+            r"[^\w\s]", self.text[left - 1 : left]
+        ):  # a mark may share a token with it
+            left -= 1
+        right = next((m.start() for m in re.finditer(r"\s", self.text[end : end + MAX_WORD])), MAX_WORD) + end
+        n_start, n_end = (len(self.text[left:n].encode("utf-8", "replace")) for n in (start, end))
+        ids, n_bytes, held = [], 0, b""
+        for i in tokenizer.encode(self.text[left:right]):
+            if n_bytes >= n_end and is_whole(held[n_end:]):
+                break
+            token = tokenizer.decode_bytes([i])
+            n_bytes, held = n_bytes + len(token), held + token
+            if n_bytes > n_start:
+                ids.append(i)
+        return ids, held[n_end:].decode("utf-8", "replace")
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether bytes end at the border of a character."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=2)
@@ -103,27 +135,34 @@ def searchable(book_text: str, by_characters: bool) -> SearchableBook:
 
 
 def as_in_book(prompt: str, book_text: str, *, by_characters: bool) -> str | None:
-    """The prompt as printed in the book, up to white space and quotation marks; None if it does not occur.
+    """The prompt as printed in the book; None if it does not occur.
 
     If it is printed in several ways, the typed one is preferred, else the first. by_characters: the tokens are single
     characters, so a space at the end is a token of its own, and none belongs to the first word. GPT-2's tokens begin
-    with their space: a prompt may begin after any character that is no letter, digit or "_", never within a word.
+    with their space: a prompt may begin after any character that is no letter, digit or "_", and within a word only in
+    scripts that do not mark words.
     """
-    return searchable(book_text, by_characters).find(prompt)
+    found = searchable(book_text, by_characters).find(prompt)
+    return None if found is None else book_text[slice(*found)]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, book_text: str = "") -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, book_text: str = "") -> PromptIds:
     """Token ids of a prompt, as printed in the book if it occurs there. UserError for an unknown character."""
     by_characters = tokenizer.by_characters
-    printed = as_in_book(prompt, book_text, by_characters=by_characters)
-    return tokenizer.encode(as_typed(prompt, by_characters=by_characters) if printed is None else printed)
+    book = searchable(book_text, by_characters)
+    found = book.find(prompt)
+    if found is None:
+        return PromptIds(tokenizer.encode(as_typed(prompt, by_characters=by_characters)))
+    if by_characters:
+        return PromptIds(tokenizer.encode(book_text[slice(*found)]))
+    return PromptIds(*book.encode(tokenizer, *found), ends_in_space=prompt[-1] == " ")
 
 
 def prompt_notice(prompt: str, book_text: str, *, by_characters: bool) -> str | None:
     """One line about a prompt that is read otherwise than a user may expect; None for all others."""
     printed = as_in_book(prompt, book_text, by_characters=by_characters)
     if printed and printed.split() != prompt.split():
-        return f"the prompt is read with the book's quotation marks: {' '.join(printed.split())}"
+        return f"the prompt is read as the book prints it: {' '.join(printed.split())}"
     if not printed and prompt.strip() and prompt[-1] in " \t" and not by_characters:
         return f"the prompt ends in a space, but GPT-2's tokens begin with theirs; type it without: {prompt.rstrip()}"
     return None
