@@ -144,7 +144,7 @@ def read_archive(archive: Archive, *, encoding: str | None, footnotes: bool, dep
 def is_readable(name: str) -> bool:
     """Whether a file in a folder or an archive may be a chapter or a book, by its name."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
     books = {".epub", ".docx", ".odt", ".pdf", ".zip", ".gz", ".bz2", ".xz"}
     return not hidden and path.suffix.lower() in CHAPTER_SUFFIXES | books
 

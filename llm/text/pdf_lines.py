@@ -107,7 +107,7 @@ def without_heads(pages: list[list[Line]]) -> tuple[list[list[Line]], int, int]:
     """(pages, running heads removed, page numbers removed).
 
     A running head is a line at the edge of a page that, without its page number, stands at the same height on at least
-    MIN_PAGES pages. At that height, other lines with a page number are heads, too: those of short chapters.
+    MIN_PAGES pages, or on two with the right number. At that height, any line with a page number is a head.
     """
     outer = edges(pages)
     offsets = page_offsets(outer, len(pages))
@@ -130,7 +130,7 @@ def without_heads(pages: list[list[Line]]) -> tuple[list[list[Line]], int, int]:
     for n, edge, line in outer:
         numbered = any(value(number) - n in offsets for number in NUMBER.findall(line.text.lower()))
         at_level = any((round(line.y) + d, edge) in levels for d in (-1, 0, 1))
-        if at_level and (numbered or len(heights[key(n, line), edge]) >= 2):
+        if numbered and len(heights[key(n, line), edge]) >= 2 or at_level and numbered:
             heads.add(id(line))
     heads -= numbers
     kept = [[line for line in lines if id(line) not in heads | numbers] for lines in pages]

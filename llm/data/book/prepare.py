@@ -29,7 +29,12 @@ from llm.text.unwrap import join_wrapped
 from llm.text.vocabulary import choose_tokenizer
 
 SCRIPT = "data/book/prepare.py"
-GUTENBERG_FACT = r"^{}:[ \t]*(.+)$"  # in its header: Title, Author
+HEADER = 10_000  # characters in which Project Gutenberg names title and author
+GUTENBERG_FACTS = {
+    "author": r"^Author:[ \t]*(\S.*)()$",
+    "title": r"^Title:[ \t]*(\S.*)$|^\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG E\w+ ([^*]+?)\s*\*\*\*",
+}
+FRAME = re.compile(r"^\*\*\*.*\*\*\*[ \t]*$", re.M)  # the lines around a book
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,10 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
     """The book without Project Gutenberg's additions, its wrapped lines joined if it is plain text."""
     original = book.text
     book.text, notes = strip_gutenberg(book.text)
-    if notes:
-        header = original[: original.find(book.text[:200])][:5000]
-        facts = [re.search(GUTENBERG_FACT.format(name), header, re.M) for name in ("Title", "Author")]
-        book.title, book.author = (
-            fact[1].strip() if fact else old for fact, old in zip(facts, (book.title, book.author), strict=True)
-        )
+    if len(book.text) < len(original):
+        for name, pattern in GUTENBERG_FACTS.items():
+            if found := re.search(pattern, original[:HEADER], re.M):
+                setattr(book, name, " ".join((found[1] or found[2]).split()))
     if "\f" in book.text:  # pages
         book.text, scan_notes = clean_scan(book.text)
         notes += scan_notes
@@ -80,7 +83,7 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
             notes.append(f"wrapped lines joined: {unwrapped.joined:,} (to leave them as they are: --unwrap=False)")
             notes += [f"  {before!r} -> {after!r}" for before, after in unwrapped.examples]
     book.notes += notes
-    if is_blank(book.text):
+    if is_blank(FRAME.sub("", book.text)):
         raise UserError(f"{book.source.get('file', 'this')} holds nothing but Project Gutenberg's header and licence")
     book.chapters = move_chapters(book.chapters, original, book.text)
     if not book.chapters and book.plain:
