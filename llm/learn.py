@@ -152,7 +152,7 @@ def prepare_dataset(cfg: Settings, prepare_settings: dict[str, Any]) -> str:
     """Prepare the books, unless that was done before; returns the dataset's name. Prints what was read."""
     if [os.path.realpath(word) for word in cfg.input] == [str(TALE)] and not (cfg.dataset or prepare_settings):
         tale = importlib.import_module("llm.data.tale.prepare")  # the same name and text as by its own script
-        tale.main(tale.Settings())
+        tale.main(tale.Settings(), suggest=False)
         return "tale"
     if cfg.dataset:
         check_name(cfg.dataset)
