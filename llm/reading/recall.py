@@ -6,7 +6,7 @@ of the trained text; the model sees only a window's first 50 tokens and must pro
 Reported beside it: token accuracy over the same positions, a Wilson 95 % interval, recall@8/50 (a prompt as short as
 people type; only windows whose first 8 tokens occur once in the text, because others have more than one right
 continuation), and the same measure on a control text that the model never saw, which separates knowing by heart from
-guessing well.
+guessing well. recall@200/200 characters (character_recall.py) lets languages and tokenizers compare.
 """
 
 import json
@@ -20,6 +20,7 @@ import torch
 from llm.configurator import UserError
 from llm.files import write_atomic
 from llm.model import GPT
+from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
 from llm.text.dataset import BUNDLED, Dataset, Split
@@ -187,6 +188,14 @@ def report(
         "windows_8": short.windows,
         "recited_8": short.recited,
     }
+    by_characters, character_figures = measure_characters(
+        lambda spans: greedy_errors(model, data.train, spans, allowed=allowed, rt=rt),
+        data.train,
+        data.tokenizer,
+        block_size=model.config.block_size,
+        max_windows=MAX_WINDOWS,
+    )
+    figures["characters_200"] = character_figures or None
     lines, books = per_book(data.train, starts, errors)
     figures |= {"books": books} if books else {}
     if control:
@@ -195,6 +204,7 @@ def report(
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
+        by_characters,
         f"recall@{SHORT_PREFIX}/{SUFFIX}: "
         + (f"{short} whose" if short.windows else "not measured: no")
         + f" {SHORT_PREFIX} tokens occur once in the text",
