@@ -116,10 +116,7 @@ class Settings(runtime.Settings):
 
 
 def train(cfg: Settings, resume_command: str = "") -> int:
-    """Train. The exit status: 0, or 128 + its number if a signal ended the run.
-
-    resume_command: what to type to go on after a signal; "" = the command line, with --init_from=resume.
-    """
+    """Train. The exit status: 0, or 128 + its number if a signal ended the run; resume_command: see close_run."""
     with contextlib.ExitStack() as stack:  # files, closed and unlocked even after an error
         run, cfg = set_up(cfg, stack)
         if cfg.eval_only:

@@ -99,7 +99,7 @@ def print_losses(run: Run) -> int:
 def close_run(run: Run, resume_command: str) -> int:
     """Say how the run ended, what the model knows, and what to type next; the exit status.
 
-    resume_command: see train.train.
+    resume_command: what to type to go on after a signal; "" = the command line, with --init_from=resume.
     """
     progress, timer, stop = run.progress, run.timer, run.stop
     run.display.close()
