@@ -3,8 +3,9 @@
 import re
 from xml.etree.ElementTree import Element
 
-from llm.configurator import UserError
 from llm.text.book import Book, TextBuilder
+from llm.text.html import html_book
+from llm.text.markup import decode_markup
 from llm.text.packed import BadMember, attribute, local_name, text_of, xml_root
 
 LEFT_OUT = {"description", "binary", "stylesheet", "image", "empty-line"}
@@ -84,12 +85,21 @@ class Sections:
                 self.add_notes()
 
 
+def damaged_book(markup: str) -> Book:
+    """The book in a file that is not well-formed, read as if it were a web page."""
+    markup = re.sub(r"<(description|binary)\b.*?</\1>", "", markup, flags=re.S)
+    markup = re.sub(r"<(/?)title\b", r"<\1h2", markup)
+    book = html_book(re.sub(r"<(/?)v\b", r"<\1p", markup))
+    book.notes.append("WARNING: it is not well-formed XML, and read as well as it can be")
+    return book
+
+
 def fb2_book(data: bytes, *, name: str, footnotes: bool = True) -> Book:
-    """The book in a FictionBook file. UserError if it is damaged."""
+    """The book in a FictionBook file."""
     try:
         root = xml_root(data, name)
-    except BadMember as problem:
-        raise UserError(f"{name} is a damaged FB2 book: {problem}") from None
+    except BadMember:
+        return damaged_book(decode_markup(data, name=name))
     bodies = [e for e in root if local_name(e) == "body"]
     main = [body for body in bodies if attribute(body, "name") not in ("notes", "comments", "footnotes")]
     others = [body for body in bodies if body not in main]

@@ -31,7 +31,7 @@ OCR = "ocrmypdf --image-dpi 300 FILE book.pdf"
 REFUSED: tuple[tuple[str, bytes, str], ...] = (
     ("an old Word document", rb"\xd0\xcf\x11\xe0", OFFICE),
     ("an RTF document", rb"\s*\{\\rtf", OFFICE),
-    ("a MOBI or Kindle book", rb"(?s).{60}(?:BOOKMOBI|TEXtREAd)", CALIBRE),
+    ("a MOBI or Kindle book", rb"(?:.{60})?(?:BOOKMOBI|TEXtREAd)", CALIBRE),
     ("a Kindle book (KFX)", rb"CONT\x02\x00|\xeaDRMION", CALIBRE),
     ("a Microsoft Reader book", rb"ITOLITLS", CALIBRE),
     ("a Help file", rb"ITSF", CALIBRE),
@@ -40,7 +40,7 @@ REFUSED: tuple[tuple[str, bytes, str], ...] = (
     ("a picture", rb"\x89PNG|\xff\xd8\xff|GIF8|II\*\x00|MM\x00\*|BM.{4}\x00\x00\x00\x00|RIFF.{4}WEBP", OCR),
     ("a RAR archive", rb"Rar!", "unar FILE"),
     ("a 7-Zip archive", rb"7z\xbc\xaf\x27\x1c", "7z x FILE"),
-    ("a tar archive", rb"(?s).{257}ustar", "tar xf FILE"),
+    ("a tar archive", rb".{257}ustar", "tar xf FILE"),
     ("a program", rb"\x7fELF|MZ.{58}[\x00-\xff]{2}\x00\x00", ""),
 )
 HTML_START = re.compile(

@@ -21,7 +21,7 @@ from llm.text.book import Book
 from llm.text.download import is_address, public_address
 from llm.text.formats import is_chapter, is_readable, natural_key, of_chapters, read_book, read_bytes, source_of
 
-STANDARD_INPUT = "standard input"
+STANDARD_INPUT, PIPE = "standard input", "pipe"
 PATTERN = re.compile(r"[*?]|\[[^\]]+\]")
 MAX_FILES = 5_000  # in a folder
 
@@ -106,7 +106,9 @@ def local_path(word: str) -> str:
 
 
 def read_file(path: str) -> File:
-    return File(path, read_bytes(Path(path)))
+    """A file; one that the shell makes for <(...) has no name of its own."""
+    is_pipe = re.fullmatch(r"/(?:dev|proc/\w+)/fd/\d+", path)
+    return File(PIPE if is_pipe else path, read_bytes(Path(path)))
 
 
 def of_folder(path: str) -> tuple[list[File], str | None]:

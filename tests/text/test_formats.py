@@ -203,7 +203,8 @@ def test_xml_that_declares_entities_is_refused():
 STYLES = (
     '<w:style w:styleId="H1"><w:name w:val="heading 1"/></w:style>'
     '<w:style w:styleId="Mine"><w:name w:val="My heading"/><w:basedOn w:val="H1"/></w:style>'
-    '<w:style w:styleId="T"><w:name w:val="Title"/></w:style><w:style w:styleId="TOC1"><w:name w:val="toc 1"/></w:style>'
+    '<w:style w:styleId="T"><w:name w:val="Title"/></w:style>'
+    '<w:style w:styleId="TOC1"><w:name w:val="toc 1"/></w:style>'
 )
 
 
@@ -283,6 +284,13 @@ def test_fb2_gives_sections_poems_and_notes(encoding):
     assert [title for title, _ in titles(book)] == ["Глава 1", "Глава 2"]
 
 
+def test_fb2_that_is_no_well_formed_xml_is_read_with_a_warning():
+    text = "<FictionBook><description>x</description><body><section><title><p>One</p></title><p>Text & more.</section>"
+    book = read(text)
+    assert (book.text, titles(book)) == ("One\n\nText & more.\n", [("One", "One")])
+    assert book.notes == ["WARNING: it is not well-formed XML, and read as well as it can be"]
+
+
 # --- PDF ---
 
 
@@ -325,9 +333,9 @@ def test_pdf_gives_paragraphs_without_running_heads_page_numbers_and_hyphens():
     book = read(pdf(pages, title="The Ferry"))
     assert "FERRY" not in book.text and "NOBODY" not in book.text and not re.search(r"\b1[1-4]\b", book.text)
     first = (
-        "Here Berta begins a paragraph of this short book, which goes on to the end of its second line, where a long word "
-        "is divided by a hyphen, which is not a part of it at all; the word is not divided else-where, and the last of its "
-        "lines is a short one."
+        "Here Berta begins a paragraph of this short book, which goes on to the end of its second line, where a long "
+        "word is divided by a hyphen, which is not a part of it at all; the word is not divided else-where, and the "
+        "last of its lines is a short one."
     )
     assert first in book.text.split("\n\n")
     assert book.title == "The Ferry" and titles(book) == [("Chapter One", "Chapter One")]
@@ -409,6 +417,7 @@ def test_what_unpacks_to_gigabytes_is_refused(monkeypatch):
     [
         (b"{\\rtf1\\ansi hello}", "is an RTF document.*soffice --headless --convert-to docx mine.xyz"),
         (b"x" * 60 + b"BOOKMOBI" + bytes(90), "MOBI or Kindle.*ebook-convert mine.xyz book.epub"),
+        (b"BOOKMOBI" + bytes(90), "MOBI or Kindle"),
         (b"AT&TFORM\0\0\0\0DJVU", "DjVu.*djvutxt mine.xyz"),
         (b"%!PS-Adobe-3.0\n", "PostScript.*ps2pdf mine.xyz"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a picture.*ocrmypdf"),
