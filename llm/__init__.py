@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llm.configurator import IN_CLONE, PACKAGE, from_here
 
-REQUIRED = ("torch", "numpy", "tiktoken", "requests", "tqdm")  # pyproject.toml's dependencies
+REQUIRED = ("torch", "numpy", "tiktoken", "requests", "tqdm", "charset_normalizer")  # pyproject.toml's dependencies
 
 # torch's OpenMP threads spin while they wait for each other, so two trainings at once on two cores take four times as
 # long as with this limit, which costs a single training nothing (docs/LOG.md, "Limit of OpenMP's spinning").

@@ -56,7 +56,7 @@ def test_all_scripts_are_found():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_in_a_clone_without_installation_says_what_to_type(package, script):
     finished = run_bare(package / script, "--help", cwd=package.parent)
-    line = "error: not installed: torch, numpy, tiktoken, requests, tqdm; type: pip install -e"
+    line = "error: not installed: torch, numpy, tiktoken, requests, tqdm, charset_normalizer; type: pip install -e"
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == f'{Path(script).name}: {line} "."\n'
 
@@ -93,7 +93,9 @@ def test_a_script_imports_its_own_package_even_if_another_tool_named_llm_is_inst
 def test_a_module_of_ours_that_python_runs_with_m_says_what_to_type(package):
     finished = run_bare("-c", f"import sys, runpy; sys.path.insert(0, {str(package.parent)!r}); {RUN_AS_M}", cwd="/")
     assert (finished.returncode, finished.stderr.count("\n")) == (1, 1)
-    assert finished.stderr.startswith("learn.py: error: not installed: torch, numpy, tiktoken, requests, tqdm; type: ")
+    assert finished.stderr.startswith(
+        "learn.py: error: not installed: torch, numpy, tiktoken, requests, tqdm, charset_normalizer; type: "
+    )
 
 
 # what `python -m llm.learn` does; -m itself is not possible with -I, which leaves the current folder out of sys.path
@@ -115,7 +117,7 @@ def test_a_script_imports_llm_before_any_package_that_may_be_missing(script):
 
 def test_all_dependencies_of_pyproject_are_checked():
     names = [requirement.partition(">=")[0] for requirement in PYPROJECT["project"]["dependencies"]]
-    assert list(llm.REQUIRED) == names
+    assert list(llm.REQUIRED) == [name.replace("-", "_") for name in names]  # modules, which pip understands, too
 
 
 # --- OpenMP ---
