@@ -122,7 +122,8 @@ class Document:
         self.styles, self.numbering, self.notes, self.footnotes = styles, numbering, notes, footnotes
         self.builder = TextBuilder()
         self.pending: list[tuple[str, Element]] = []  # (mark, note)
-        self.n_notes, self.title, self.in_list = 0, "", False
+        self.n_notes, self.title = 0, ""
+        self.list: str | None = None  # the number of the list that the paragraph before is an item of
         self.boxes: list[Element] = []  # text boxes in the paragraph, which follow it
 
     def inline(self, element: Element) -> str:
@@ -183,9 +184,10 @@ class Document:
                 self.add_notes()
             if self.styles.has_name(style, "title") and not self.title:
                 self.title = " ".join(text.split())
-            is_item = bool(mark) and not level
-            self.builder.add(mark + text, heading=0 < level <= 3, close=is_item and self.in_list)
-            self.in_list = is_item
+            properties = own if own is not None else self.styles.numbering(style)
+            group = value(properties, "numId") if mark and not level else None
+            self.builder.add(mark + text, heading=0 < level <= 3, close=group is not None and group == self.list)
+            self.list = group
         boxes, self.boxes = self.boxes, []
         for box in boxes:
             self.walk(box)
@@ -204,7 +206,7 @@ class Document:
                 ]
                 self.builder.add("\t".join(columns), close=not first)
                 first = False
-        self.in_list = False
+        self.list = None
 
     def walk(self, element: Element) -> None:
         """Append all paragraphs and tables in an element."""

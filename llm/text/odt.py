@@ -21,8 +21,13 @@ def collapsed(text: str | None) -> str:
 class Document:
     """Walks through a document and puts its text together."""
 
-    def __init__(self, *, footnotes: bool):
+    def __init__(self, root: Element, *, footnotes: bool):
         self.footnotes = footnotes
+        self.ordered = {  # names of the styles of numbered lists
+            attribute(style, "name")
+            for style in root.iter()
+            if local_name(style) == "list-style" and len(style) and local_name(style[0]) == "list-level-style-number"
+        }
         self.builder = TextBuilder()
         self.pending: list[tuple[str, Element]] = []  # (mark, body of a note)
         self.close = False  # whether the paragraph before is an item of the same list or a row of the same table
@@ -73,8 +78,11 @@ class Document:
                     self.builder.add(mark + text, heading=level in ("1", "2", "3"), close=bool(mark) and self.close)
                     self.close, mark = bool(mark), ""
             elif name == "list":
-                for item in part:
-                    self.walk(item, "- ")
+                self.close = self.close and bool(mark)  # a list in an item follows it at once
+                ordered = attribute(part, "style-name") in self.ordered
+                items = [item for item in part if local_name(item) in ("list-item", "list-header")]
+                for number, item in enumerate(items, 1):
+                    self.walk(item, f"{number}. " if ordered else "- ")
             elif name == "table-row":
                 cells = [" ".join(self.inline(p).strip() for p in cell.iter() if local_name(p) == "p") for cell in part]
                 if any(cells):
@@ -87,11 +95,12 @@ class Document:
 
 def odt_book(archive: Archive, *, footnotes: bool = True) -> Book:
     """The book in an .odt file. UserError if it is damaged."""
-    document = Document(footnotes=footnotes)
     try:
-        document.walk(archive.xml("content.xml"))
+        root = archive.xml("content.xml")
     except BadMember as problem:
         raise UserError(f"{archive.name} is a damaged OpenDocument text: {problem}") from None
+    document = Document(root, footnotes=footnotes)
+    document.walk(root)
     document.add_notes()
     facts: dict[str, str] = {}
     try:

@@ -241,7 +241,7 @@ def test_docx_numbers_lists_and_puts_footnotes_at_the_end_of_their_chapter():
     body = item("a", 1) + item("b", 1) + item("c", 2) + item("d", 3) + item("e", 3) + mark + word_paragraph("Two", "H1")
     extra = {"word/numbering.xml": f"<w:numbering {W}>{numbering}</w:numbering>", "word/footnotes.xml": note}
     data = docx(body, styles=STYLES, extra=extra)
-    assert read(data).text == "1. a\n2. b\n- c\n(i) d\n(ii) e\n\nText[1].\n\n[1] A note.\n\nTwo\n"
+    assert read(data).text == "1. a\n2. b\n\n- c\n\n(i) d\n(ii) e\n\nText[1].\n\n[1] A note.\n\nTwo\n"
     assert "note" not in read(data, footnotes=False).text
 
 
