@@ -12,6 +12,7 @@ from llm.text.dataset import Split
 from llm.text.tokenizer import Tokenizer
 
 CHARACTERS = 200
+MIN_FITTING = 0.5  # of the windows: share that must fit the model's context
 
 
 def character_starts(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
@@ -42,15 +43,18 @@ def measure_characters(
 ) -> tuple[str, dict]:
     """(line to print, figures for recall.json); grade: `greedy_errors` of spans of the split."""
     windows, name = character_windows(split, tokenizer, max_windows), f"recall@{CHARACTERS}/{CHARACTERS} characters"
-    longest = int((windows[:, 2] - windows[:, 0]).max(initial=0))
-    windows = windows[windows[:, 0] + longest <= len(split)]  # all are read to the length of the longest: one batch
     if not len(windows):
         return f"{name}: not measured: the text has too few characters", {}
-    if longest - 1 > block_size:
-        return f"{name}: not measured: up to {longest} tokens, block_size={block_size}", {}
+    lengths = windows[:, 2] - windows[:, 0]
+    fitting = windows[lengths - 1 <= block_size]
+    if len(fitting) < MIN_FITTING * len(windows):
+        return f"{name}: not measured: up to {lengths.max()} tokens, block_size={block_size}", {}
+    too_long, longest = len(windows) - len(fitting), int((fitting[:, 2] - fitting[:, 0]).max())
+    windows = fitting[fitting[:, 0] + longest <= len(split)]  # all are read to the length of the longest: one batch
     spans = np.stack([windows[:, 0], windows[:, 1], windows[:, 0] + longest], axis=1)
     errors = grade(spans)
     inside = np.arange(longest) < (windows[:, 2] - windows[:, 0])[:, None]
     recited, n_windows = int((~(errors[:, :longest] & inside).any(1)).sum()), len(windows)
     line = f"{name}: {recited / n_windows:.4f} ({recited:,}/{n_windows:,} windows)"
-    return line, {"windows": n_windows, "recited": recited, "recall": recited / n_windows}
+    line += f", {too_long:,} are longer than the context" if too_long else ""
+    return line, {"windows": n_windows, "recited": recited, "recall": recited / n_windows, "too_long": too_long}

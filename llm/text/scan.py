@@ -10,6 +10,8 @@ from llm.text.layout import SENTENCE_END
 
 PAGE_NUMBER = re.compile(r"\s*[-–—\[(]?\s*([0-9]{1,4})\s*[-–—\])]?\s*")  # alone on its line: 12, - 12 -, [12], (12)
 
+RUNNING_HEAD = re.compile(r"\s*(?:(\d{1,4})\s{2,}(\S.{0,70})|(\S.{0,70}?)\s{2,}(\d{1,4}))\s*")
+
 
 def sentence_continues(before: str, after: str) -> bool:
     """Whether a sentence continues from one line to the next, as across a page break."""
@@ -63,3 +65,34 @@ def clean_scan(text: str) -> Cleaned:
     done = {"form feeds": feeds, "page numbers": len(numbers), "trailing spaces": trailing, "long gaps": gaps}
     notes = [f"{what} removed: {n:,}" for what, n in done.items() if n]
     return re.sub(r"(?<!\s)\s*\f(?:\s*\n)?", close_up, marked), notes
+
+
+def strip_running_heads(text: str) -> Cleaned:
+    """The text without the running heads of its pages ("THE THIRD ROPE   20"), and notes.
+
+    They are lines of a title and a number, three at least, whose numbers go on by 1 to 3. Only those that interrupt a
+    sentence are removed, and others with the same title.
+    """
+    lines = text.split("\n")
+    chain: list[tuple[int, int, str]] = []  # (line, page number, title)
+    best: list[tuple[int, int, str]] = []
+    for i, line in enumerate(lines):
+        if (match := RUNNING_HEAD.fullmatch(line)) is None:
+            continue
+        number, title = int(match[1] or match[4]), match[2] or match[3]
+        if chain and not 0 < number - chain[-1][1] <= 3:
+            chain = []
+        chain = [*chain, (i, number, title)]
+        best = max(best, chain, key=len)
+    interrupting = {i for i, _, _ in best if sentence_continues(*neighbours(lines, i))}
+    titles = {title for i, _, title in best if i in interrupting}
+    heads = {i for i, _, title in best if title in titles}
+    if len(best) < 3 or len(interrupting) * 2 < len(best):
+        return text, []
+    kept = [line for i, line in enumerate(lines) if i not in heads]
+    return "\n".join(kept), [f"running heads removed: {len(heads):,}"]
+
+
+def neighbours(lines: list[str], i: int) -> tuple[str, str]:
+    """The lines before and after line i; "" for none."""
+    return lines[i - 1] if i else "", lines[i + 1] if i + 1 < len(lines) else ""

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.text.clean import clean_scan, strip_gutenberg, unwrap
+from llm.text.gutenberg import strip_gutenberg
+from llm.text.scan import clean_scan
+from llm.text.unwrap import unwrap
 
 PARAGRAPHS = [
     "The ferry left the north bank a little after six, and nobody on it spoke. There was a goat, two sacks of salt, "

@@ -24,7 +24,7 @@ from llm.text.encodings import checked_encoding, is_blank
 from llm.text.gutenberg import strip_gutenberg
 from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
-from llm.text.scan import clean_scan
+from llm.text.scan import clean_scan, strip_running_heads
 from llm.text.unwrap import join_wrapped
 from llm.text.vocabulary import choose_tokenizer
 
@@ -76,6 +76,9 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
     if "\f" in book.text:  # pages
         book.text, scan_notes = clean_scan(book.text)
         notes += scan_notes
+    if book.plain:
+        book.text, head_notes = strip_running_heads(book.text)
+        notes += head_notes
     if unwrap and book.plain:
         unwrapped = join_wrapped(book.text)
         book.text = unwrapped.text
@@ -88,6 +91,8 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
     book.chapters = move_chapters(book.chapters, original, book.text)
     if not book.chapters and book.plain:
         book.chapters = find_chapters(book.text)
+    if len(book.chapters) > 1 and book.chapters[0].title.casefold() == book.title.casefold():
+        del book.chapters[0]  # the title page
     return book
 
 
