@@ -35,7 +35,7 @@ class Folded:
             + (rf"|[{changed}]" if changed else "")
         )
         parts: list[str] = []
-        self.starts, self.stops, done = array("L"), array("L"), 0
+        self.starts, self.stops, done = array("I"), array("I"), 0
         for match in pattern.finditer(original):
             self._keep(parts, original[done : match.start()], done)
             done = match.end()
@@ -43,7 +43,8 @@ class Folded:
             visible = found.strip() or (" " if not re.match("[?!;:]", original[done : done + 1]) else "")
             folded = "-" if visible[:1] in DASHES and visible else "".join(map(fold_character, visible[:1]))
             parts.append(folded)
-            self.starts.extend([match.start() + len(found) - len(found.lstrip())] * len(folded))
+            start = match.start() + (len(found) - len(found.lstrip()) if visible.strip() else 0)
+            self.starts.extend([start] * len(folded))
             self.stops.extend([match.start() + len(found.rstrip()) if visible.strip() else done] * len(folded))
         self._keep(parts, original[done:], done)
         self.text = "".join(parts)

@@ -9,6 +9,7 @@ are the first of the continuation. The book is prepared once; after that, a prom
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable
 
 from llm.reading.folding import Folded, fold
@@ -71,7 +72,17 @@ class SearchableBook:
         if not pattern.strip():
             return None
         text, starts = self.folded.text, self.folded.starts
-        at = find_where(text, pattern, lambda n: starts_in_space or self._begins_word(text, n))
+
+        def is_right(n: int) -> bool:
+            """Whether a prompt may begin here, and neither end divides a character of the book."""
+            if not (starts_in_space or self._begins_word(text, n)):
+                return False
+            end = n + len(pattern)
+            if end < len(text) and (starts[end] == starts[end - 1] or unicodedata.combining(text[end])):
+                return False
+            return not n or starts[n] != starts[n - 1]
+
+        at = find_where(text, pattern, is_right)
         if at < 0:
             return None
         start, end = starts[at], self.folded.stops[at + len(pattern) - 1]
@@ -86,7 +97,9 @@ class SearchableBook:
             return None
 
         def is_right(n: int) -> bool:
-            """Whether the word has no space before it to take along."""
+            """Whether the word has no space before it to take along, and no accent is left behind."""
+            if unicodedata.combining(self.text[n + len(typed) : n + len(typed) + 1] or " "):
+                return False
             return typed[0].isspace() or self._begins_word(self.text, n) and self.text[n - 1 : n] != " "
 
         at = find_where(self.text, typed, is_right)

@@ -1,6 +1,7 @@
 """A prompt is tokenised as printed in the book."""
 
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -108,6 +109,7 @@ MULTILINGUAL = (
         ("三根绳子，他", "三根绳子，他"),
         ("三根绳子,他", "三根绳子，他"),
         ("船夫有", "船夫有"),
+        ("width, cafe", None),  # its last letter has an accent
         ("ill he", None),
         ("riait!", None),
     ],
@@ -161,8 +163,12 @@ def test_whatever_stands_in_the_book_is_found_there(text, start, length):
     prompt = text[start : start + length]
     found = as_in_book(prompt, text, by_characters=True)
     assert found is None or fold(found).strip() == fold(prompt).strip()
-    if prompt.strip() and fold(prompt).strip():
-        assert found is not None
+    assert (
+        found is not None
+        or not prompt.strip()
+        or not fold(prompt).strip()
+        or unicodedata.combining(text[start + length])
+    )
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "a " * 500_000, "'" * 1_000_000, "- " * 500_000])
