@@ -1,4 +1,4 @@
-# make demo   prepare the bundled tale, learn it by heart, measure recall, sample
+# make demo   learn the bundled tale by heart, measure recall, sample
 # make test   lint, then run all tests
 # make lint   run ruff alone
 # make peers  compare an exported model in transformers and llama.cpp with ours
@@ -16,17 +16,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 # the package was installed under the name llm until November 2026; both would own the import
 	if $(PIP) list --editable --format=freeze | grep -q '^llm=='; then $(PIP) uninstall --quiet --yes llm; fi
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt -e ".[books]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) install --quiet -c constraints.txt -e ".[dev,plot,serve,hf,gguf]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,books,plot,serve,hf,gguf]"
 	touch $@
 
 demo: .venv/installed
-	cd llm && ../$(BIN)/python data/tale/prepare.py
-	cd llm && ../$(BIN)/python train.py config/train_tale.py
-	cd llm && ../$(BIN)/python recall.py --out_dir=out-tale
+	cd llm && ../$(BIN)/python learn.py data/tale/tale.txt
+	@echo
 	cd llm && ../$(BIN)/python sample.py --out_dir=out-tale --start="Keep your finger on" --temperature=0 --max_new_tokens=150
 	@echo
 	@echo "next, to use the scripts yourself: source .venv/bin/activate && cd llm"

@@ -9,9 +9,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from llm.configurator import PACKAGE, from_here
+from llm.configurator import IN_CLONE, PACKAGE, from_here
 
-REQUIRED = ("torch", "numpy", "tiktoken", "requests", "tqdm")  # pyproject.toml's dependencies
+REQUIRED = ("torch", "numpy", "tiktoken", "requests", "tqdm", "charset_normalizer")  # pyproject.toml's dependencies
 
 # torch's OpenMP threads spin while they wait for each other, so two trainings at once on two cores take four times as
 # long as with this limit, which costs a single training nothing (docs/LOG.md, "Limit of OpenMP's spinning").
@@ -28,13 +28,24 @@ def install_command(root: Path) -> str:
     return f'pip install -e "{from_here(root)}"'
 
 
-def check_installation() -> None:
-    """Exit with one line if a script of ours is running and lacks packages that it needs."""
-    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+def running_program() -> str:
+    """The name of the program of ours that is running: train.py, or byheart; "" in a notebook and elsewhere."""
+    if Path(sys.argv[0] if sys.argv else "").stem == "byheart":  # byheart.exe on Windows
+        return "byheart"
+    if sys.argv[:1] == ["-m"]:  # python -m llm.train: the module itself is not loaded yet
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]
+        return f"{module[0].rpartition('.')[2]}.py" if module and module[0].startswith("llm.") else ""
     script = getattr(sys.modules["__main__"], "__file__", None)  # None in a notebook
-    if missing and script and PACKAGE in Path(script).resolve().parents:
-        typed = install_command(PACKAGE.parent)
-        sys.exit(f"{Path(script).name}: error: not installed: {', '.join(missing)}; type: {typed}")
+    return Path(script).name if script and PACKAGE in Path(script).resolve().parents else ""
+
+
+def check_installation() -> None:
+    """Exit with one line if a program of ours is running and lacks packages that it needs."""
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    program = running_program() if missing else ""
+    if program:
+        typed = install_command(PACKAGE.parent) if IN_CLONE else f"pip install {' '.join(missing)}"
+        sys.exit(f"{program}: error: not installed: {', '.join(missing)}; type: {typed}")
 
 
 check_installation()  # elsewhere, as in a notebook, importing a missing package raises Python's own ImportError

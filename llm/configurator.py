@@ -20,14 +20,17 @@ on a line of its own is a heading.
     $ python train.py --eval_interval=0
     train.py: error: --eval_interval=0: expected int >= 1, for example --eval_interval=2000
 
-A type consists of str, int, float, bool, None, Literal and the bounded numbers of settings.py, joined by "|". There
-are no lists, no nested settings, no environment variables. A config file is a program, and it is executed.
+A type consists of str, int, float, bool, None, Literal and the bounded numbers of settings.py, joined by "|"; or it is
+Words, for one setting that takes several values: each --name=value adds one, and so does each argument that is neither
+an option nor a config file (*.py). There are no other lists, no nested settings, no environment variables. A config
+file is a program, and it is executed.
 """
 
 import ast
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,6 +39,16 @@ from types import ModuleType
 from typing import Any
 
 from llm.help import help_text
+from llm.installation import (  # noqa: F401  (part of this module's interface, as the types are)
+    DISTRIBUTION,
+    IN_CLONE,
+    PACKAGE,
+    SUBCOMMANDS,
+    as_subcommand,
+    command,
+    from_here,
+    install_command,
+)
 from llm.settings import (  # noqa: F401  (the types are part of this module's interface)
     Fraction,
     NonNegativeFloat,
@@ -44,15 +57,16 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
     PositiveInt,
     Setting,
     Share,
+    Words,
     in_words,
     is_a,
     option,
     quoted,
     readings,
     settings_of,
+    words_setting,
 )
 
-PACKAGE = Path(__file__).resolve().parent
 DASHES = "-–—"  # some editors replace two hyphens by a dash
 HELP = ("--help", "-h")
 
@@ -72,26 +86,14 @@ def value_of(given: Any, setting: Setting, where: str, *, typed: bool) -> Any:
     found = readings(given, setting.kind, typed=typed)
     if found:
         return found[0]
-    example = option(setting.name, setting.default) if typed else f"{setting.name} = {setting.default!r}"
+    default = ("my_book.txt",) if setting.default == () else setting.default  # Words are files everywhere here
+    example = option(setting.name, default) if typed else f"{setting.name} = {default!r}"
     if not typed:
         try:
             where += f": {setting.name} = {repr(given):.60}"
         except Exception:  # repr fails for an int of thousands of digits, and may fail for a class of the file's own
             where += f": {setting.name}"
     raise UserError(f"{where}: expected {in_words(setting.kind)}, for example {example}")
-
-
-def from_here(path: str | Path) -> str:
-    """`path` relative to the current folder, or absolute if it is on another drive."""
-    try:
-        return Path(os.path.relpath(path)).as_posix()
-    except ValueError:
-        return Path(path).as_posix()
-
-
-def command(script: str, *args: str) -> str:
-    """The command that runs a script of this package, as typed in the current folder."""
-    return " ".join(["python", *map(quoted, [from_here(PACKAGE / script), *args])])
 
 
 def closest_name(name: str, settings: dict[str, Setting]) -> str:
@@ -179,16 +181,22 @@ def run_config(path: str, values: dict[str, Any], settings: dict[str, Setting]) 
 
 def assigned_settings(settings: dict[str, Setting], argv: list[str], script_folder: str | Path) -> dict[str, Any]:
     """The settings that config files and --key=value assign, in the order of `argv`."""
-    found = {}
+    found, words = {}, words_setting(settings)
     for argument, following in zip(argv, [*argv, "--"][1:], strict=True):
         key, equals, text = argument.partition("=")
         name = key.removeprefix("--")
         if equals and key.startswith("--") and name in settings:
-            found[name] = value_of(text, settings[name], argument, typed=True)
+            value = value_of(text, settings[name], argument, typed=True)
+            found[name] = found.get(name, ()) + value if name == words else value
             continue
         bare = name in settings or (equals and name.replace("-", "_").isidentifier())  # key=value without the dashes
-        if argument.startswith(tuple(DASHES)) or (bare and not os.path.exists(argument)):
+        option_like = argument.startswith(tuple(DASHES)) and not (words and argument == "-")  # "-": standard input
+        if option_like or (bare and not os.path.exists(argument)):
             raise argument_error(argument, following, settings)
+        if words and not argument.lower().endswith(".py"):
+            value = value_of(argument, settings[words], argument or repr(""), typed=True)
+            found[words] = found.get(words, ()) + value
+            continue
         values = {name: setting.default for name, setting in settings.items()} | found
         found |= run_config(find_config(argument, script_folder), values, settings)
     return found
@@ -199,29 +207,32 @@ def load_settings(cls: type, argv: list[str], *, script_folder: str | Path) -> A
     return cls(**assigned_settings(settings_of(cls), argv, script_folder))
 
 
-def help_for(cls: type, doc: str | None, script: str, argv: list[str]) -> str:
-    """The text of --help, with the values that the other arguments assign."""
+def help_for(cls: type, doc: str | None, script: str, argv: list[str], program: str = "") -> str:
+    """The text of --help, with the values that the other arguments assign; program: see `run_script`."""
     settings, arguments = settings_of(cls), [argument for argument in argv if argument not in HELP]
     try:
-        assigned = assigned_settings(settings, arguments, Path(script).resolve().parent)
+        assigned = assigned_settings(settings, arguments, PACKAGE if program else Path(script).resolve().parent)
         note = " ".join(arguments)
     except UserError as error:  # the help is printed all the same
         assigned, note = {}, f"The other arguments are ignored because of a mistake: {error}."
-    return help_text(cls, doc, from_here(script), assigned, note)
+    if program:
+        doc = re.sub(r"\bpython (\S+\.py)\b", lambda found: as_subcommand(found[1]) or found[0], doc or "")
+    return help_text(cls, doc, program or f"python {quoted(from_here(script))}", assigned, note)
 
 
-def exit_status(main: Callable, cls: type, doc: str | None) -> int:
+def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -> int:
     """Run main and return the exit status: main's own or 0, 1 for a UserError, 130 for Ctrl-C."""
     script, *argv = sys.argv
     try:
         if not set(HELP).isdisjoint(argv):
-            print(help_for(cls, doc, script, argv))
+            print(help_for(cls, doc, script, argv, program))
             return 0
-        result = main(load_settings(cls, argv, script_folder=Path(script).resolve().parent))
+        script_folder = PACKAGE if program else Path(script).resolve().parent
+        result = main(load_settings(cls, argv, script_folder=script_folder))
         return result if type(result) is int else 0
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # all of torchrun's processes make the same mistake: print it once
-            print(f"{Path(script).name}: error: {error}", file=sys.stderr)
+            print(f"{program or Path(script).name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C: the shell's prompt then begins on a line of its own
@@ -233,18 +244,20 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        target = quoted(f"{from_here(PACKAGE.parent)}[{extra}]")
-        hint = f"pip install -e {target}"
+        hint = install_command(extra)
         raise UserError(f"this needs the extra {extra}, which is not installed; type: {hint}") from None
 
 
-def run_script(main: Callable, cls: type, doc: str | None) -> None:
-    """Call main with the settings of the command line, then exit the program."""
+def run_script(main: Callable, cls: type, doc: str | None, *, program: str = "") -> None:
+    """Call main with the settings of the command line, then exit the program.
+
+    program: the words that started it, such as "byheart train"; "" = sys.argv[0] is the script.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test or a notebook may have replaced it by a simpler object
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        status = exit_status(main, cls, doc)
+        status = exit_status(main, cls, doc, program)
         print(end="", flush=True)  # not at exit, where Python would print a warning about a closed pipe
     except BrokenPipeError:  # nobody reads the output any more, as in "train.py | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,7 +27,6 @@ from llm.runtime import notice
 from llm.storage import gguf, huggingface
 from llm.storage.pretrained import ModelInfo, load_model
 from llm.text import dataset
-from llm.text.tokenizer import END_OF_TEXT
 from llm.training.finish import first_words
 
 
@@ -124,7 +123,7 @@ tags: [gpt2, memorisation]
 
 # {folder.name}
 
-A GPT-2 of {model.num_params():,} parameters ({shape}, context {config.block_size} tokens, GPT-2's encoding),
+A GPT-2 of {model.num_params():,} parameters ({shape}, context {config.block_size} tokens, byte-pair encoding),
 trained to know one text by heart, {origin}.
 
 - trained on: {info.dataset}{describe_source(info)}
@@ -144,20 +143,20 @@ def main(cfg: Settings) -> None:
             f"there is no folder to write to: expected --to=FOLDER, such as --to={cfg.out_dir}-{cfg.format}"
         )
     model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name)
-    if tokenizer.end_of_text != END_OF_TEXT:
+    if tokenizer.by_characters:
         raise UserError(
             f"{info.path} is a model of characters, which Hugging Face's GPT-2 and llama.cpp have no tokenizer for: "
-            "export a model whose dataset was prepared with GPT-2's encoding"
+            "export a model whose dataset was prepared with --tokenizer=gpt2 or book"
         )
     if cfg.format == "gguf" and model.config.gelu != "tanh":
         notice("llama.cpp computes GPT-2's approximation of GELU, this model the exact function: logits differ by 1e-3")
     to = Path(cfg.to)
     with new_folder(to) as folder:
         if cfg.format == "hf":
-            huggingface.save(model, folder, end_of_text=END_OF_TEXT)
-            huggingface.save_tokenizer(folder)
+            huggingface.save(model, folder, end_of_text=tokenizer.end_of_text)
+            huggingface.save_tokenizer(tokenizer, folder)
         else:
-            gguf.save(model, folder / "model.gguf", name=to.name)
+            gguf.save(model, tokenizer, folder / "model.gguf", name=to.name)
         write_atomic(folder / "README.md", model_card(model, info, to, cfg.format).encode())
         files = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in folder.iterdir())
     print(f"wrote to {from_here(to)}: {', '.join(files)}")

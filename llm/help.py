@@ -7,12 +7,11 @@ that cannot be wrapped: the commands of the docstring, and values with many char
 import ast
 import inspect
 import io
-import shlex
 import textwrap
 import tokenize
 from typing import Any
 
-from llm.settings import as_text, in_words, option, settings_of
+from llm.settings import as_text, in_words, option, settings_of, words_setting
 
 WIDTH = 80  # columns
 INDENT = " " * 30  # of types and reasons
@@ -49,6 +48,12 @@ def headings_and_reasons(cls: type) -> dict[str, tuple[str, str]]:
     return found
 
 
+def is_elsewhere(cls: type, name: str) -> bool:
+    """Whether a field is declared by one of the base classes in NOT_IN_HELP: another script's --help has it."""
+    owner = next(owner for owner in cls.__mro__ if name in inspect.get_annotations(owner))
+    return owner in getattr(cls, "NOT_IN_HELP", ())
+
+
 def fill(text: str) -> str:
     """`text` wrapped at 80 columns; paragraphs with an indented line, such as commands, are unchanged."""
     paragraphs = text.strip().split("\n\n")
@@ -66,8 +71,10 @@ def entry(argument: str, description: str) -> str:
     return f"{first}\n{wrap.fill(description)}"
 
 
-def help_text(cls: type, doc: str | None, script: str, assigned: dict[str, Any], note: str = "") -> str:
+def help_text(cls: type, doc: str | None, program: str, assigned: dict[str, Any], note: str = "") -> str:
     """The text of --help: the `assigned` settings first, then all others with their defaults.
+
+    program: the words that start it, as a shell reads them.
 
     note: the arguments that assign them; if none is assigned, a sentence to print, "" = none.
     """
@@ -75,13 +82,18 @@ def help_text(cls: type, doc: str | None, script: str, assigned: dict[str, Any],
     first, groups = [], {}  # entries; heading -> entries
     for name, (heading, reason) in headings_and_reasons(cls).items():
         _, kind, default = settings[name]
+        if name not in assigned and is_elsewhere(cls, name):
+            continue
         description = in_words(kind)
         description += f", default {as_text(default)}" if name in assigned else ""
         description += f"; {reason}" if reason else ""
         group = first if name in assigned else groups.setdefault(heading, [])
         group.append(entry(option(name, assigned.get(name, default)), description))
-    usage = f"usage: python {shlex.quote(script)} [config/file.py ...] [--key=value ...]"
+    words = words_setting(settings)
+    usage = f"usage: {program} {f'[{words} ...] ' if words else ''}[config/file.py ...] [--key=value ...]"
     order = "Config files and --key=value apply in the order given; the last one wins."
+    if words:
+        order += f"\nWords that are neither config files (*.py) nor --key=value are values of {words}."
     parts = [fill(doc or ""), f"{textwrap.fill(usage, WIDTH, subsequent_indent=' ' * 4)}\n{order}"]
     if assigned:
         parts += ["\n".join([fill(f"Set by {note}:"), *first]), "The defaults of all other settings:"]

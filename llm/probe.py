@@ -21,17 +21,18 @@ import numpy as np
 
 from llm import runtime
 from llm.configurator import UserError, run_script
-from llm.reading.cite import MIN_WORDS, BookIndex
+from llm.reading.cite import CHARACTERS_PER_WORD, MIN_WORDS, BookIndex, split_words
 from llm.reading.generate import generate
 from llm.reading.load import load_reader
 from llm.reading.prompt import encode_prompt
 from llm.reading.recall import CONTROL_TEXT
 from llm.sample import SamplingSettings
 from llm.text.formats import read_text
+from llm.text.scripts import mostly_spaceless
 
 N_PROMPTS = 20  # of each kind
 MIN_PROMPT_WORDS, MAX_PROMPT_WORDS = 5, 12
-N_WORDS = 150  # words after a prompt of the book that must be the book's
+N_WORDS = 150  # words after a prompt of the book that must be the book's; in scripts without spaces, characters
 INSTRUCTIONS = [
     "Summarize the book in one paragraph.",
     "What is the main character's name?",
@@ -49,17 +50,18 @@ INSTRUCTIONS = [
 def book_prompts(book_index: BookIndex, seed: int) -> list[tuple[str, int]]:
     """(prompt, index in the book of the word after it) for prompts from all over the book that occur there once."""
     words, random, found = book_index.words, np.random.default_rng(seed), []
-    last_start = len(words) - MAX_PROMPT_WORDS - N_WORDS
+    scale = CHARACTERS_PER_WORD if mostly_spaceless(book_index.text) else 1
+    last_start = len(words) - MAX_PROMPT_WORDS * scale - N_WORDS
     if last_start < N_PROMPTS:
         raise UserError(f"the book has {len(words):,} words: too few for prompts and {N_WORDS} words after each")
     boundaries = np.linspace(0, last_start, N_PROMPTS + 1).astype(int)
     for begin, end in pairwise(boundaries.tolist()):
         for _ in range(100):
             start = int(random.integers(begin, end))
-            n_words = int(random.integers(MIN_PROMPT_WORDS, MAX_PROMPT_WORDS + 1))
-            prompt = " ".join(words[start : start + n_words])
-            if book_index.joined.count(f" {prompt} ") == 1:
-                found.append((prompt, start + n_words))
+            end = start + scale * int(random.integers(MIN_PROMPT_WORDS, MAX_PROMPT_WORDS + 1))
+            if book_index.joined.count(f" {' '.join(words[start:end])} ") == 1:
+                printed = book_index.text[book_index.word_starts[start] : book_index.word_starts[end]]
+                found.append((" ".join(printed.split()), end))
                 break
     return found
 
@@ -78,7 +80,7 @@ def probe_book(continue_prompt: Callable[[str], str], book_index: BookIndex, see
     prompts = book_prompts(book_index, seed)
     n_recited = 0
     for prompt, start in prompts:
-        words, expected = continue_prompt(prompt).split()[:N_WORDS], book_index.words[start : start + N_WORDS]
+        words, expected = split_words(continue_prompt(prompt))[:N_WORDS], book_index.words[start : start + N_WORDS]
         n_right = 0  # words before the first wrong one
         while n_right < len(words) and words[n_right] == expected[n_right]:
             n_right += 1
@@ -93,7 +95,7 @@ def probe_others(continue_prompt: Callable[[str], str], book_index: BookIndex) -
     n_cited = n_total = 0
     for prompt in other_prompts():
         text = continue_prompt(prompt)
-        cited, total = sum(span.words for span in book_index.spans(text)), len(text.split())
+        cited, total = sum(span.words for span in book_index.spans(text)), len(split_words(text))
         n_cited, n_total = n_cited + cited, n_total + total
         print(f"{cited / max(1, total):>4.0%} of the words: {prompt}")
     share = n_cited / max(1, n_total)
@@ -104,12 +106,12 @@ def main(cfg: SamplingSettings) -> None:
     model = load_reader(cfg.out_dir, cfg.checkpoint_name, rt=runtime.start(cfg, use="sample"), seed=cfg.seed)
     if not model.book_text:
         raise UserError(f"the text that {model.name} was trained on is needed: {model.missing_book}")
-    book_index = BookIndex(model.book_text)
+    book_index = BookIndex(model.book_text, model.sections)
 
     def continue_prompt(prompt: str) -> str:
         ids = encode_prompt(model.tokenizer, prompt, model.book_text)
         options = dict(max_new_tokens=cfg.max_new_tokens, sampling=cfg.sampling(), seed=cfg.seed)
-        return model.tokenizer.decode([token for _, token in generate(model.reader, ids, **options)])
+        return ids.rest + model.tokenizer.decode([token for _, token in generate(model.reader, ids, **options)])
 
     summaries = [probe_book(continue_prompt, book_index, cfg.seed), probe_others(continue_prompt, book_index)]
     print("\n".join(summaries))

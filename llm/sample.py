@@ -11,6 +11,7 @@ trained text are ever drawn; a prompt may hold any. What happens beyond the mode
 import itertools
 import sys
 import time
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from llm.configurator import (
     UserError,
     run_script,
 )
-from llm.reading.cite import MIN_WORDS, BookIndex
+from llm.reading.cite import MIN_WORDS, BookIndex, split_words
 from llm.reading.continuation import Continuation, step
 from llm.reading.generate import Sampling
 from llm.reading.load import LoadedModel, load_base_reader, load_reader
@@ -70,8 +71,21 @@ def read_prompt(start: str) -> str:
     """The prompt that a `start` setting means."""
     if not start.startswith("FILE:"):
         return start
-    text, _ = read_text(Path(start.removeprefix("FILE:")))
+    path = Path(start.removeprefix("FILE:"))
+    if path.is_file() and not path.stat().st_size:
+        return ""
+    text, notes = read_text(path)
+    if notes:
+        notice(f"{path}: {'; '.join(notes)}")
     return text.removesuffix("\n")  # which editors put at the end of every file
+
+
+def without_control_characters(prompt: str) -> str:
+    """The prompt without carriage returns, escape sequences' first bytes and the like, which a terminal would obey."""
+    cleaned = "".join(c for c in prompt if c in "\n\t" or unicodedata.category(c) != "Cc")
+    if cleaned != prompt.removesuffix("\r"):
+        notice("control characters left out of the prompt")
+    return cleaned
 
 
 class Writer:
@@ -88,7 +102,7 @@ class Writer:
                     f"cite=True needs the text that {model.name} was trained on: {model.missing_book}; or leave out "
                     "--cite"
                 )
-            self.book_index = BookIndex(model.book_text)
+            self.book_index = BookIndex(model.book_text, model.sections)
 
     def encode(self, prompt: str) -> list[int]:
         """The prompt's token ids; prints a notice if it is read otherwise than typed. UserError for an empty prompt."""
@@ -154,7 +168,7 @@ class Writer:
         pieces = self.book_index.pieces(text)
         words = sum(span.words for _, span in pieces if span)
         notice(
-            f"{words:,} of {len(text.split()):,} words stand in the book, in spans of {MIN_WORDS} words or more: "
+            f"{words:,} of {len(split_words(text)):,} words stand in the book, in spans of {MIN_WORDS} words or more: "
             "marked, with the place in the text as it was learned"
         )
         return "".join(f"⟦{piece}⟧ ({span.where()})" if span else piece for piece, span in pieces)
@@ -163,6 +177,8 @@ class Writer:
 def interact(writer: Writer) -> None:
     """Ask for a prompt, continue it, and ask again, until the input ends or Ctrl-C is typed at the prompt."""
     notice("type the beginning of a sentence; Ctrl-C ends a continuation, and here the program")
+    if hasattr(sys.stdin, "reconfigure"):  # a test may have replaced it
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     for number in itertools.count():  # a number of its own for each sample: a repeated prompt gets another one
         print("> ", end="", file=sys.stderr, flush=True)
         try:
@@ -172,8 +188,10 @@ def interact(writer: Writer) -> None:
         if not line:  # the end of the input
             print(file=sys.stderr)
             return
-        prompt = line.removesuffix("\n")
-        if not prompt:
+        prompt = without_control_characters(line.removesuffix("\n"))
+        if "\ufffd" in prompt:
+            notice("the line is not UTF-8; type it again")
+        if not prompt or "\ufffd" in prompt:
             continue
         try:
             writer.write(prompt, writer.encode(prompt), range(number, number + 1))
@@ -184,7 +202,7 @@ def interact(writer: Writer) -> None:
 
 
 def main(cfg: Settings) -> None:
-    prompt = read_prompt(cfg.start)
+    prompt = without_control_characters(read_prompt(cfg.start))
     rt = runtime.start(cfg, use="sample")
     if cfg.init_from == "resume":
         model = load_reader(cfg.out_dir, cfg.checkpoint_name, rt=rt, seed=cfg.seed)

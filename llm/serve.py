@@ -10,6 +10,7 @@ The routes are in serving/app.py.
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,17 @@ def load_service(cfg: Settings) -> Service:
     )
 
 
-def main(cfg: Settings) -> None:
+def free_port(cfg: Settings) -> int:
+    """The port of the settings, or 0 (any that is free) if it is taken."""
+    try:
+        listen(cfg.host, cfg.port).close()
+        return cfg.port
+    except UserError:
+        return 0
+
+
+def main(cfg: Settings, on_start: Callable[[str], object] | None = None) -> None:
+    """Serve until Ctrl-C. on_start: called with the page's address as soon as it listens."""
     uvicorn = require("uvicorn", "serve")
     require("fastapi", "serve")
     from llm.serving.app import make_app  # imports fastapi
@@ -72,7 +83,10 @@ def main(cfg: Settings) -> None:
     with listen(cfg.host, cfg.port) as server_socket:
         service = load_service(cfg)
         host, port = f"[{cfg.host}]" if ":" in cfg.host else cfg.host, server_socket.getsockname()[1]
-        notice(f"serving {service.name} at http://{host}:{port}; Ctrl-C finishes what runs and ends")
+        address = f"http://{host}:{port}"
+        notice(f"serving {service.name} at {address}; Ctrl-C finishes what runs and ends")
+        if on_start:
+            on_start(address)
         app = make_app(service, host=cfg.host, key=key)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         try:

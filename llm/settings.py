@@ -24,6 +24,7 @@ PositiveFloat = Annotated[float, Bound("> 0", lambda number: number > 0)]
 NonNegativeFloat = Annotated[float, Bound(">= 0", lambda number: number >= 0)]
 Share = Annotated[float, Bound("> 0 and <= 1", lambda number: 0 < number <= 1)]
 Fraction = Annotated[float, Bound(">= 0 and < 1", lambda number: 0 <= number < 1)]
+Words = tuple[str, ...]  # each --name=value adds one; so does an argument that is no option and no config file
 
 
 class Setting(NamedTuple):
@@ -40,6 +41,11 @@ def settings_of(cls: type) -> dict[str, Setting]:
     return {field.name: Setting(field.name, kinds[field.name], field.default) for field in fields(cls)}
 
 
+def words_setting(settings: dict[str, Setting]) -> str | None:
+    """The name of the setting that takes several words, None if there is none."""
+    return next((name for name, setting in settings.items() if setting.kind == Words), None)
+
+
 def alternatives(kind: Any) -> list[tuple[Any, Bound | None]]:
     """The members of a union type, each with its bound; a Literal counts as its choices."""
     if get_origin(kind) in (Union, UnionType):
@@ -51,13 +57,22 @@ def alternatives(kind: Any) -> list[tuple[Any, Bound | None]]:
 
 def in_words(kind: Any) -> str:
     """A type as users read it: "int >= 1 or None", "true, false or auto"."""
-    names = {str: "text", int: "int", float: "float", bool: "true, false", NoneType: "None"}
+    names = {
+        str: "text",
+        int: "int",
+        float: "float",
+        bool: "true, false",
+        NoneType: "None",
+        Words: "text (may be repeated)",
+    }
     words = [names.get(base, str(base)) + (f" {bound.words}" if bound else "") for base, bound in alternatives(kind)]
     return " or ".join(", ".join(words).rsplit(", ", 1))
 
 
 def from_text(text: str, base: Any) -> Any:
     """`text` converted to the type `base`, or returned unchanged if it cannot be converted."""
+    if base == Words:
+        return (text,)
     if base is NoneType:
         return None if text in ("None", "none") else text
     if base is bool:
@@ -77,6 +92,8 @@ def is_a(value: Any, base: Any) -> bool:
         limit = 2**63 - 1 if base is int else sys.float_info.max
         number = isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
         return number and abs(value) <= limit and (base is float or value == int(value))
+    if base == Words:
+        return isinstance(value, list | tuple) and all(isinstance(word, str) and word for word in value)
     if base in (str, bool, NoneType):
         return isinstance(value, base)
     return type(value) is type(base) and value == base
@@ -90,13 +107,17 @@ def readings(given: Any, kind: Any, *, typed: bool) -> list:
     found = []
     for base, bound in sorted(alternatives(kind), key=lambda pair: pair[0] is str):  # str last: it accepts any text
         value = from_text(given, base) if typed else given
+        if base == Words and isinstance(value, str):  # a config file may give the only one without brackets
+            value = (value,)
         if is_a(value, base) and (bound is None or bound.holds(value)):
-            found.append(base(value) if base in (int, float, str) else value)
+            found.append(base(value) if base in (int, float, str) else tuple(value) if base == Words else value)
     return found
 
 
 def as_text(value: Any) -> str:
     """A setting's value as users read it, on one line."""
+    if isinstance(value, tuple):
+        return ", ".join(map(as_text, value))
     return str(value) if str(value).isprintable() else repr(value)
 
 
@@ -109,6 +130,8 @@ def quoted(word: str) -> str:
 
 
 def option(name: str, value: Any) -> str:
-    """The argument that gives a setting this value, quoted for the shell."""
+    """The argument that gives a setting this value, quoted for the shell; one for each of several words."""
+    if isinstance(value, tuple) and value:
+        return " ".join(option(name, word) for word in value)
     text = f"--{name}={as_text(value)}"
     return quoted(text) if str(value).isprintable() else text

@@ -116,8 +116,8 @@ class Settings(runtime.Settings):
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 
 
-def train(cfg: Settings) -> int:
-    """Train. The exit status: 0, or 128 + its number if a signal ended the run."""
+def train(cfg: Settings, resume_command: str = "") -> int:
+    """Train. The exit status: 0, or 128 + its number if a signal ended the run; resume_command: see close_run."""
     with contextlib.ExitStack() as stack:  # files, closed and unlocked even after an error
         run, cfg = set_up(cfg, stack)  # from here on, the settings with what the text and the checkpoint decide
         if cfg.eval_only:
@@ -127,7 +127,7 @@ def train(cfg: Settings) -> int:
         with run.stop.interrupt:
             learn(run, cfg)
             run.saver.finish()
-        return outputs.close_run(run)
+        return outputs.close_run(run, resume_command)
 
 
 def learn(run: Run, cfg: Settings) -> None:
@@ -359,9 +359,9 @@ def schedule_of(cfg: Settings) -> Schedule:
     )
 
 
-def main(cfg: Settings) -> int:
+def main(cfg: Settings, resume_command: str = "") -> int:
     try:
-        status = train(cfg)
+        status = train(cfg, resume_command)
         runtime.wait_for_all()
         return status
     except RuntimeError as e:

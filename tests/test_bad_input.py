@@ -182,7 +182,7 @@ TABLE = [
     (
         ["train.py", *STORY_OUT],
         change_meta(tokenizer={"kind": "words"}),
-        "TMP/data/story/meta.json is encoded by 'words': expected gpt2 or characters; a newer llm may know it",
+        "TMP/data/story/meta.json is encoded by 'words': expected gpt2, book or characters; a newer llm may know it",
     ),
     (
         ["train.py", *STORY_OUT],
@@ -333,7 +333,18 @@ TABLE = [
         None,
         "nothing.txt cannot be read (No such file or directory): expected a text file",
     ),
-    ([*BOOK, "--input=data"], None, "data cannot be read (Is a directory): expected a text file"),
+    (
+        [*BOOK, "--input=data/letters"],
+        None,
+        "data/letters is a folder without texts or books in it: expected a book, or a folder of chapters",
+    ),
+    ([*BOOK, "*.xyz"], None, "*.xyz: no file has such a name; expected a book, a folder or a pattern"),
+    (
+        [*BOOK, "data/story/train.bin", "--encoding=klingon"],
+        None,
+        "--encoding=klingon: no encoding of this name; expected for example --encoding=windows-1252, "
+        "--encoding=gb18030 or --encoding=shift_jis",
+    ),
     (
         [*BOOK, "--input=mine.txt"],
         write("mine.txt"),
@@ -347,17 +358,17 @@ TABLE = [
     (
         [*BOOK, "--input=mine.txt"],
         write("mine.txt", b"%PDF-1.7"),
-        "mine.txt is a PDF: expected a plain text file; save it as one first",
+        "mine.txt is a damaged PDF: expected one that a viewer opens",
     ),
     (
         [*BOOK, "--input=mine.txt"],
         write("mine.txt", b"PK\x03\x04 an EPUB"),
-        "mine.txt is an EPUB, a Word or another packed document: expected a plain text file; save it as one first",
+        "mine.txt is a damaged zip file: it cannot be opened",
     ),
     (
         [*BOOK, "--input=mine.txt"],
         write("mine.txt", b"a\0b\0c\0" * 50),
-        "mine.txt is not text (it contains NUL bytes): expected a plain text file, best in UTF-8",
+        "mine.txt is not text (it contains NUL bytes): expected a text file, best in UTF-8",
     ),
     (
         [*BOOK, "--input=mine.txt", "--val_fraction=1"],

@@ -18,6 +18,7 @@ from llm.configurator import (
     PositiveFloat,
     PositiveInt,
     UserError,
+    Words,
     command,
     help_for,
     load_settings,
@@ -355,6 +356,58 @@ def test_any_command_line_and_any_config_file_end_in_settings_or_one_line(argv, 
             assert len(str(error).splitlines()) == 1
 
 
+# --- several words ---
+
+
+@dataclass(frozen=True)
+class Several(Shared):
+    input: Words = ()  # files, "-" is standard input
+    unwrap: bool = True  # join lines
+
+
+def load_several(*argv):
+    return load_settings(Several, list(argv), script_folder=Path("../script"))
+
+
+def test_options_and_words_add_up_in_the_order_given():
+    settings = load_several("my book.txt", "--input=b=c.epub", "--unwrap=False", "https://a.org/x?y=z", "-")
+    assert settings.input == ("my book.txt", "b=c.epub", "https://a.org/x?y=z", "-") and not settings.unwrap
+    assert load_several().input == ()
+
+
+def test_a_word_that_ends_with_py_is_a_config_file():
+    Path("a.py").write_text("input = ['x.txt', 'y.txt']")
+    assert load_several("a.py", "z.txt").input == ("x.txt", "y.txt", "z.txt")
+    Path("a.py").write_text("input = 'x.txt'")
+    assert load_several("a.py").input == ("x.txt",)
+    with pytest.raises(UserError, match="^b.py: no such config file"):
+        load_several("b.py")
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("", "'': expected text (may be repeated), for example --input=my_book.txt"),
+        ("--input=", "--input=: expected text (may be repeated), for example --input=my_book.txt"),
+        ("unwrap=False", "unwrap=False: expected --key=value; type --unwrap=False"),
+        ("--unwrap", "--unwrap: expected --key=value; type --unwrap=True"),
+        ("--inptu=x", "--inptu=x: no setting inptu; type --input=x"),
+        ("-x", "-x: no setting x; --help lists the settings"),
+    ],
+)
+def test_a_mistake_beside_words_has_its_line(argument, line):
+    with pytest.raises(UserError) as caught:
+        load_several("a.txt", argument)
+    assert str(caught.value) == line
+
+
+def test_help_names_the_words():
+    text = help_text(Several, None, "byheart prepare", {"input": ("a.txt", "b c.txt")}, "a.txt 'b c.txt'")
+    assert text.startswith("usage: byheart prepare [input ...] [config/file.py ...] [--key=value ...]\n")
+    assert "\nWords that are neither config files (*.py) nor --key=value are values of input.\n" in text
+    assert "\n  --input=a.txt --input='b c.txt'\n" in text
+
+
 # --- help and commands ---
 
 
@@ -388,7 +441,7 @@ machine
 
 
 def test_help_lists_every_setting_under_its_heading_with_its_type_and_reason():
-    assert help_text(Settings, "\nTrain a model.\n", "train.py", {}) + "\n" == HELP
+    assert help_text(Settings, "\nTrain a model.\n", "python train.py", {}) + "\n" == HELP
 
 
 def test_help_lists_the_settings_of_a_config_file_first_with_their_values():

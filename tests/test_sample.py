@@ -11,6 +11,8 @@ from conftest import STORY, save_trained
 from llm import sample
 from llm.configurator import UserError
 from llm.reading.continuation import step
+from llm.reading.prompt import encode_prompt
+from llm.text.tokenizer import gpt2
 
 
 @pytest.fixture
@@ -183,3 +185,38 @@ def test_ctrl_c_ends_a_continuation_and_not_the_program(run_sample, monkeypatch)
     out, err = run_sample(interactive=True)
     assert out.startswith("The echo") and "\nA wall" in out
     assert [int(n) for n in re.findall(r"(\d+) tokens in", err)] == drawn and len(drawn) == 2
+
+
+def test_a_prompt_that_ends_within_a_word_is_printed_once_and_completed(run_sample):
+    """Letters of the book were left out: "wet part of aut" went on with " a woman came down"."""
+    word = next(w for w in STORY[:6000].split()[50:] if len(w) > 6 and w.isalpha())
+    before = STORY[: STORY.index(word) + len(word) - 2].split("\n")[-1][-60:].lstrip()
+    out = run_sample(start=before).out
+    ids = encode_prompt(gpt2(), before, STORY[:6000])
+    assert out.startswith(before + ids.rest) and gpt2().decode(ids).endswith(before[-20:] + ids.rest)
+
+
+def test_a_space_at_the_end_of_a_prompt_is_printed_once(run_sample):
+    without, with_space = (run_sample(start=f"The echo{end}", temperature=0.0).out for end in ("", " "))
+    assert with_space.removeprefix("The echo ").strip() == without.removeprefix("The echo").removeprefix(" ").strip()
+
+
+def test_a_line_that_is_not_utf8_is_asked_again_and_carriage_returns_are_removed(run_sample, monkeypatch):
+    """UnicodeDecodeError ended the session; a carriage return made the terminal overwrite the prompt."""
+    data = io.BytesIO(b"caf\xff\r\nThe \x1b[31mecho\r\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(data, encoding="utf-8", errors="strict", newline=""))
+    out, err = run_sample(interactive=True, max_new_tokens=5)
+    assert out.startswith("The [31mecho") and "\r" not in out and "\x1b" not in out
+    assert "not UTF-8; type it again" in err and "control characters left out" in err
+
+
+def test_an_empty_prompt_file_is_an_empty_prompt(run_sample, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes(b"")
+    with pytest.raises(UserError, match="start is empty"):
+        run_sample(start="FILE:prompt.txt")
+
+
+def test_a_prompt_file_cut_within_a_character_loses_that_character(run_sample, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("One evening — café".encode()[:-1])
+    out, err = run_sample(start="FILE:prompt.txt")
+    assert out.startswith("One evening — caf") and "Ã" not in out and "prompt.txt" in err

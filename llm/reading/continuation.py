@@ -34,9 +34,10 @@ class Continuation:
         seed: int | Sequence[int],
         stop: Sequence[str] = (),
     ):
-        """prompt_ids: at least one; stop: strings that are not empty."""
+        """prompt_ids: at least one, such as PromptIds (prompt.py); stop: strings that are not empty."""
         self.sample = Sample(reader, prompt_ids, sampling, seed)
-        self.stream = TextStream(tokenizer, stop)
+        self.stream = TextStream(tokenizer, stop, skip_space=getattr(prompt_ids, "ends_in_space", False))
+        self.typed_rest = getattr(prompt_ids, "rest", "")  # of the prompt's last token: the text begins with it
         self.max_new_tokens, self.end_of_text = max_new_tokens, tokenizer.end_of_text
         self.tokens: list[int] = []  # without the end-of-text token
         self.text = ""
@@ -44,7 +45,7 @@ class Continuation:
 
     def append(self, tokens: list[int]) -> str:
         """Append drawn tokens, up to the one that finishes the continuation; return the new text."""
-        new_text = ""
+        new_text, self.typed_rest = self.stream.feed_text(self.typed_rest), ""
         for token in tokens:
             if token == self.end_of_text:
                 self.finish_reason = "stop"

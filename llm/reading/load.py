@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm.configurator import UserError
+from llm.reading.cite import Section
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
 from llm.runtime import Runtime, notice
 from llm.storage.pretrained import load_base, load_model
 from llm.text import dataset
+from llm.text.documents import Document
 from llm.text.tokenizer import Tokenizer, from_description
 
 MAX_SEARCH_TOKENS = 2_000_000  # texts up to this size are searched for the prompt and for what follows it
@@ -24,10 +26,17 @@ class LoadedModel:
     tokenizer: Tokenizer
     book_text: str  # that the model was trained on; "" = not at hand
     missing_book: str  # why book_text is "", in one line; "" = it is at hand
+    sections: list[Section] | None = None  # of book_text: books and chapters; None = unknown
 
 
 def find_book_ids(dataset_name: str, text_sha256: str | None) -> tuple[np.ndarray | None, str]:
-    """(ids of the text that a model was trained on, ""), or (None, why they cannot be used).
+    """(ids of the text that a model was trained on, ""), or (None, why they cannot be used)."""
+    split, reason = find_book(dataset_name, text_sha256)
+    return (None if split is None else split.tokens(0, len(split))), reason
+
+
+def find_book(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split | None, str]:
+    """(the text that a model was trained on, ""), or (None, why it cannot be used).
 
     text_sha256: of that text's shards, as the checkpoint states it; None = unknown.
     """
@@ -42,7 +51,21 @@ def find_book_ids(dataset_name: str, text_sha256: str | None) -> tuple[np.ndarra
         return None, f"dataset {dataset_name} holds another text than the model's now; prepare that one again: {hint}"
     if len(split) > MAX_SEARCH_TOKENS:
         return None, f"dataset {dataset_name} has {len(split):,} tokens, at most {MAX_SEARCH_TOKENS:,} are searched"
-    return split.tokens(0, len(split)), ""
+    return split, ""
+
+
+def book_sections(ids: np.ndarray, documents: list[Document], tokenizer: Tokenizer) -> tuple[str, list[Section] | None]:
+    """(text of the documents' ids, where its books and chapters begin; None if meta.json names none)."""
+    text, sections = "", []
+    for document in documents:
+        if len(documents) > 1:
+            sections.append(Section(len(text), document.title))
+        title = document.title if len(documents) > 1 else ""
+        sections += [Section(len(text) + chapter.character, title, chapter.title) for chapter in document.chapters]
+        inside = ids[document.start : document.stop]
+        ends = tokenizer.end_of_text is not None and len(inside) and inside[-1] == tokenizer.end_of_text
+        text += tokenizer.decode(inside[: len(inside) - bool(ends)].tolist())
+    return text, sections or None
 
 
 def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -> LoadedModel:
@@ -52,12 +75,15 @@ def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -
     """
     model, tokenizer, info = load_model(out_dir, checkpoint_name, rt.device)
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
-    book_ids, missing_book = find_book_ids(info.dataset, info.text_sha256)
-    if book_ids is None:
+    split, missing_book = find_book(info.dataset, info.text_sha256)
+    book_ids, book_text, sections = None, "", None
+    if split is not None:
+        book_ids = split.tokens(0, len(split))
+        book_text, sections = book_sections(book_ids, split.documents, tokenizer)
+    else:
         notice(f"without its book, prompts are tokenised as typed and sampling is slower: {missing_book}")
     reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), rt.dtype, book_ids=book_ids)
-    book_text = "" if book_ids is None else tokenizer.decode(book_ids.tolist())
-    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book)
+    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections)
 
 
 def load_base_reader(init_from: str, *, rt: Runtime, seed: int) -> LoadedModel:

@@ -2,18 +2,35 @@
 
 A model that knows a book by heart knows it in the book's own tokens: with two line ends where a typist puts a space,
 with typographic quotation marks, and in GPT-2's tokens with the space before each word. So a prompt that occurs in the
-book, up to white space and quotation marks, is tokenised as printed there (docs/LOG.md, "Prompts tokenised as in the
-book"). No words are added or removed.
+book, up to white space and what folding.py makes equal, is tokenised as printed there (docs/LOG.md, "Prompts tokenised
+as in the book"). If it ends within a token of the book, it gets that token whole: the letters that were not typed yet
+are the first of the continuation. The book is prepared once; after that, a prompt costs one pass over it at most.
 """
 
+import functools
 import re
+import unicodedata
+from collections.abc import Callable
 
+from llm.reading.folding import Folded, fold
+from llm.text.scripts import is_spaceless
 from llm.text.tokenizer import Tokenizer
 
+MAX_TRIES = 1_000  # occurrences of a long prompt within words that are passed over
+LONG_PROMPT = 100  # characters
+MAX_WORD = 1_000  # characters around the prompt that its first and last token may reach
 
-def straighten(text: str) -> str:
-    """The text with typographic quotation marks replaced by a keyboard's, character for character."""
-    return text.translate(str.maketrans("\u2018\u2019\u201c\u201d", "''\"\""))
+
+class PromptIds(list[int]):
+    """Token ids of a prompt, and how they differ from the typed text.
+
+    rest: what the last token holds beyond it; the continuation begins with it. ends_in_space: whether a space was
+    typed that the first new token has, too.
+    """
+
+    def __init__(self, ids: list[int], rest: str = "", *, ends_in_space: bool = False):
+        super().__init__(ids)
+        self.rest, self.ends_in_space = rest, ends_in_space
 
 
 def as_typed(prompt: str, *, by_characters: bool) -> str:
@@ -25,36 +42,140 @@ def as_typed(prompt: str, *, by_characters: bool) -> str:
     return f" {prompt}" if prompt[:1].islower() and not by_characters else prompt
 
 
+def find_where(text: str, pattern: str, is_right: Callable[[int], bool]) -> int:
+    """The first position of `pattern` in `text` that is right; -1 if there is none."""
+    position, tries = text.find(pattern), 0
+    while position >= 0 and not is_right(position):
+        tries += 1
+        if len(pattern) > LONG_PROMPT and tries == MAX_TRIES:
+            return -1
+        position = text.find(pattern, position + 1)
+    return position
+
+
+class SearchableBook:
+    """A book prepared for searching."""
+
+    def __init__(self, book_text: str, *, by_characters: bool):
+        """by_characters: the tokens are single characters, so a prompt may begin within a word."""
+        self.text, self.by_characters = book_text, by_characters
+        self.folded = Folded(book_text)
+
+    def find(self, prompt: str) -> tuple[int, int] | None:
+        """(start, end) of the prompt in the book's text; None if it does not occur. See as_in_book."""
+        if not prompt.strip():
+            return None
+        if (found := self._find_as_typed(prompt)) is not None:
+            return found
+        starts_in_space = prompt[0].isspace()
+        pattern = fold(prompt if self.by_characters else prompt.rstrip())
+        if not pattern.strip():
+            return None
+        text, starts = self.folded.text, self.folded.starts
+
+        def is_right(n: int) -> bool:
+            """Whether a prompt may begin here, and neither end divides a character of the book."""
+            if not (starts_in_space or self._begins_word(text, n)):
+                return False
+            end = n + len(pattern)
+            if end < len(text) and (starts[end] == starts[end - 1] or unicodedata.combining(text[end])):
+                return False
+            return not n or starts[n] != starts[n - 1]
+
+        at = find_where(text, pattern, is_right)
+        if at < 0:
+            return None
+        start, end = starts[at], self.folded.stops[at + len(pattern) - 1]
+        if not self.by_characters and not starts_in_space and self.text[start - 1 : start] == " ":
+            start -= 1
+        return start, end
+
+    def _find_as_typed(self, prompt: str) -> tuple[int, int] | None:
+        """Where the typed spelling occurs, with the tokens that it has as a prompt."""
+        typed = as_typed(prompt, by_characters=self.by_characters)
+        if typed[-1].isspace() and not self.by_characters:  # which would be the next token's
+            return None
+
+        def is_right(n: int) -> bool:
+            """Whether the word has no space before it to take along, and no accent is left behind."""
+            if unicodedata.combining(self.text[n + len(typed) : n + len(typed) + 1] or " "):
+                return False
+            return typed[0].isspace() or self._begins_word(self.text, n) and self.text[n - 1 : n] != " "
+
+        at = find_where(self.text, typed, is_right)
+        return None if at < 0 else (at, at + len(typed))
+
+    def _begins_word(self, text: str, n: int) -> bool:
+        """Whether a prompt may begin at text[n]: anywhere but within a word."""
+        return self.by_characters or not n or is_spaceless(text[n]) or not re.match(r"\w", text[n - 1])
+
+    def encode(self, tokenizer: Tokenizer, start: int, end: int) -> tuple[list[int], str]:
+        """(ids of the book's tokens that hold text[start:end], what the last one holds beyond it)."""
+        left = start
+        if not self.by_characters and is_spaceless(self.text[start : start + 1]):  # perhaps within a run of letters
+            while left > max(0, start - MAX_WORD) and re.match(r"\w", self.text[left - 1]):
+                left -= 1
+        if not self.by_characters and re.match(
+            r"[^\w\s]", self.text[left - 1 : left]
+        ):  # a mark may share a token with it
+            left -= 1
+        right = next((m.start() for m in re.finditer(r"\s", self.text[end : end + MAX_WORD])), MAX_WORD) + end
+        n_start, n_end = (len(self.text[left:n].encode("utf-8", "replace")) for n in (start, end))
+        ids, n_bytes, held = [], 0, b""
+        for i in tokenizer.encode(self.text[left:right]):
+            if n_bytes >= n_end and is_whole(held[n_end:]):
+                break
+            token = tokenizer.decode_bytes([i])
+            n_bytes, held = n_bytes + len(token), held + token
+            if n_bytes > n_start:
+                ids.append(i)
+        return ids, held[n_end:].decode("utf-8", "replace")
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether bytes end at the border of a character."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=2)
+def searchable(book_text: str, by_characters: bool) -> SearchableBook:
+    """The book prepared for searching; the last two books are kept."""
+    return SearchableBook(book_text, by_characters=by_characters)
+
+
 def as_in_book(prompt: str, book_text: str, *, by_characters: bool) -> str | None:
-    """The prompt as printed in the book, up to white space and quotation marks; None if it does not occur.
+    """The prompt as printed in the book; None if it does not occur.
 
     If it is printed in several ways, the typed one is preferred, else the first. by_characters: the tokens are single
-    characters, so a space at the end is a token of its own, and none belongs to the first word.
+    characters, so a space at the end is a token of its own, and none belongs to the first word. GPT-2's tokens begin
+    with their space: a prompt may begin after any character that is no letter, digit or "_", and within a word only in
+    scripts that do not mark words.
     """
-    words = [re.escape(straighten(word)) for word in prompt.split()]
-    if not words:
-        return None
-    word_start = "" if by_characters else r"(?: |(?<!\w))"  # GPT-2's: with the space before it, never within a word
-    leading = r"\s+" if prompt[0].isspace() else word_start
-    trailing = r"\s+" if by_characters and prompt[-1].isspace() else ""
-    pattern = leading + r"\s+".join(words) + trailing
-    printed = [book_text[match.start() : match.end()] for match in re.finditer(pattern, straighten(book_text))]
-    typed = as_typed(prompt, by_characters=by_characters)
-    return typed if typed in printed else next(iter(printed), None)
+    found = searchable(book_text, by_characters).find(prompt)
+    return None if found is None else book_text[slice(*found)]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, book_text: str = "") -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, book_text: str = "") -> PromptIds:
     """Token ids of a prompt, as printed in the book if it occurs there. UserError for an unknown character."""
     by_characters = tokenizer.by_characters
-    printed = as_in_book(prompt, book_text, by_characters=by_characters)
-    return tokenizer.encode(as_typed(prompt, by_characters=by_characters) if printed is None else printed)
+    book = searchable(book_text, by_characters)
+    found = book.find(prompt)
+    if found is None:
+        return PromptIds(tokenizer.encode(as_typed(prompt, by_characters=by_characters)))
+    if by_characters:
+        return PromptIds(tokenizer.encode(book_text[slice(*found)]))
+    return PromptIds(*book.encode(tokenizer, *found), ends_in_space=prompt[-1] == " ")
 
 
 def prompt_notice(prompt: str, book_text: str, *, by_characters: bool) -> str | None:
     """One line about a prompt that is read otherwise than a user may expect; None for all others."""
     printed = as_in_book(prompt, book_text, by_characters=by_characters)
     if printed and printed.split() != prompt.split():
-        return f"the prompt is read with the book's quotation marks: {' '.join(printed.split())}"
+        return f"the prompt is read as the book prints it: {' '.join(printed.split())}"
     if not printed and prompt.strip() and prompt[-1] in " \t" and not by_characters:
         return f"the prompt ends in a space, but GPT-2's tokens begin with theirs; type it without: {prompt.rstrip()}"
     return None

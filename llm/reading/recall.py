@@ -6,7 +6,7 @@ of the trained text; the model sees only a window's first 50 tokens and must pro
 Reported beside it: token accuracy over the same positions, a Wilson 95 % interval, recall@8/50 (a prompt as short as
 people type; only windows whose first 8 tokens occur once in the text, because others have more than one right
 continuation), and the same measure on a control text that the model never saw, which separates knowing by heart from
-guessing well.
+guessing well. recall@200/200 characters (character_recall.py) lets languages and tokenizers compare.
 """
 
 import json
@@ -20,9 +20,10 @@ import torch
 from llm.configurator import UserError
 from llm.files import write_atomic
 from llm.model import GPT
+from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
-from llm.text.dataset import DATA, Dataset, Split
+from llm.text.dataset import BUNDLED, Dataset, Split
 from llm.text.formats import read_text
 from llm.text.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ SHORT_PREFIX = 8  # tokens
 MAX_WINDOWS = 2000  # of a whole measurement
 SAMPLE_WINDOWS = 64  # of an estimate during training
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
-CONTROL_TEXT = DATA / "tale" / "control.txt"
+CONTROL_TEXT = BUNDLED / "tale" / "control.txt"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,20 @@ def window_starts(n_tokens: int, length: int, max_windows: int = MAX_WINDOWS) ->
     return starts
 
 
+def split_starts(split: Split, max_windows: int = MAX_WINDOWS) -> np.ndarray:
+    """Starts of the windows of recall@50/50; of several documents, each begins anew and no window spans two."""
+    length = PREFIX + SUFFIX
+    starts = np.concatenate([d.start + window_starts(d.stop - d.start, length, len(split)) for d in split.documents])
+    if not len(starts):  # documents of less than one window: a collection of poems
+        return window_starts(len(split), length, max_windows)
+    if len(starts) > max_windows:
+        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(np.int64)]
+    return starts
+
+
 def sample_starts(split: Split) -> np.ndarray:
     """Starts of SAMPLE_WINDOWS windows from all over the text, always the same."""
-    return window_starts(len(split), PREFIX + SUFFIX, SAMPLE_WINDOWS)
+    return split_starts(split, SAMPLE_WINDOWS)
 
 
 def unique_prefixes(split: Split, starts: np.ndarray, length: int, chunk: int = 2**20) -> np.ndarray:
@@ -163,7 +175,7 @@ def report(
     """
     if reason := recall_obstacle(model.config.block_size, len(data.train)):
         raise UserError(reason)
-    starts = window_starts(len(data.train), PREFIX + SUFFIX)
+    starts = split_starts(data.train)
     if errors is None:
         errors = greedy_errors(model, data.train, window_spans(starts), allowed=allowed, rt=rt)
     long = Recall.from_errors(errors)
@@ -175,23 +187,47 @@ def report(
         **asdict(long),
         "token_accuracy": long.token_accuracy,
         "interval_95": [low, high],
-        "recall_8": short.share,
+        "recall_8": short.share if short.windows else None,
         "windows_8": short.windows,
         "recited_8": short.recited,
     }
-    lines = []
+    by_characters, character_figures = measure_characters(
+        lambda spans: greedy_errors(model, data.train, spans, allowed=allowed, rt=rt),
+        data.train,
+        data.tokenizer,
+        block_size=model.config.block_size,
+        max_windows=MAX_WINDOWS,
+    )
+    figures["characters_200"] = character_figures or None
+    lines, books = per_book(data.train, starts, errors)
+    figures |= {"books": books} if books else {}
     if control:
         name, split = control
         by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), allowed=allowed, rt=rt)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
     lines += [
-        f"recall@{SHORT_PREFIX}/{SUFFIX}: {short} whose {SHORT_PREFIX} tokens occur once in the text",
+        by_characters,
+        f"recall@{SHORT_PREFIX}/{SUFFIX}: "
+        + (f"{short} whose" if short.windows else "not measured: no")
+        + f" {SHORT_PREFIX} tokens occur once in the text",
         f"token accuracy: {long.token_accuracy:.4f}",
         f"95 % interval: {low:.4f} to {high:.4f}",
         f"recall@{PREFIX}/{SUFFIX}: {long}",
     ]
     return lines, figures
+
+
+def per_book(split: Split, starts: np.ndarray, errors: np.ndarray) -> tuple[list[str], list[dict]]:
+    """(lines, figures) of each document's windows; both are empty if there is one document alone."""
+    lines, figures = [], []
+    for number, document in enumerate(split.documents, 1):
+        inside = (starts >= document.start) & (starts < document.stop)
+        book = Recall.from_errors(errors[inside])
+        title = document.title or f"document {number}"
+        lines.append(f"{title}: recall {book}")
+        figures.append({"title": title, "recall": book.share, **asdict(book)})
+    return (lines, figures) if len(figures) > 1 else ([], [])
 
 
 def figures_path(out_dir: Path, checkpoint_name: str) -> Path:

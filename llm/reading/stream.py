@@ -12,20 +12,28 @@ class TextStream:
     stopped: whether a stop string occurred; the text ends before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, skip_space: bool = False):
+        """stop: strings that are not empty; skip_space: leave out a space that the text begins with."""
         assert all(stop), "a stop string needs at least one character"
         self.tokenizer, self.stop, self.stopped = tokenizer, tuple(stop), False
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a token may end within a character
         self.pending = ""  # decoded, but perhaps the beginning of a stop string
+        self.skip_space = skip_space
 
     def feed(self, token: int) -> str:
         """Add a token; return the text that can be shown now."""
-        return self._showable(self.decoder.decode(self.tokenizer.decode_bytes([token])))
+        return self.feed_text(self.decoder.decode(self.tokenizer.decode_bytes([token])))
+
+    def feed_text(self, text: str) -> str:
+        """Add text; return what can be shown now."""
+        if self.skip_space and text:
+            text, self.skip_space = text.removeprefix(" "), False
+        return self._showable(text)
 
     def finish(self) -> str:
-        """The rest after the last token: the pending text, and U+FFFD for an incomplete character."""
-        rest = self._showable(self.decoder.decode(b"", final=True)) + self.pending
-        self.pending = ""
+        """The rest after the last token: the pending text, without the first bytes of an incomplete character."""
+        self.decoder.reset()
+        rest, self.pending = self.pending, ""
         return rest
 
     def _showable(self, new_text: str) -> str:

@@ -3,7 +3,7 @@
 import time
 
 from llm.configurator import UserError
-from llm.reading.cite import BookIndex
+from llm.reading.cite import BookIndex, split_words
 from llm.reading.load import LoadedModel
 from llm.reading.prompt import encode_prompt
 from llm.serving.completions import Answer, CompletionRequest, Refused, parse_request
@@ -18,7 +18,7 @@ class Service:
         self.name, self.created = name, int(time.time())
         self.max_prompt_tokens, self.max_new_tokens, self.max_waiting = max_prompt_tokens, max_new_tokens, max_waiting
         self.tokenizer, self.book_text = model.tokenizer, model.book_text
-        self.book_index = BookIndex(model.book_text) if model.book_text else None
+        self.book_index = BookIndex(model.book_text, model.sections) if model.book_text else None
         self.engine = Engine(model.reader, model.tokenizer, max_waiting=max_waiting)
 
     def parse(self, body) -> CompletionRequest:
@@ -56,7 +56,7 @@ class Service:
         return answer
 
     def cite(self, text: str) -> dict:
-        """{"book": whether it is at hand, "pieces": the text, its spans of the book with their words and place}."""
+        """{"book": whether it is at hand, "pieces": the text, its spans with words and place, "words": in all}."""
         if self.book_index is None:
             return {"book": False, "pieces": [{"text": text}]}
         pieces = []
@@ -64,4 +64,4 @@ class Service:
             pieces.append({"text": piece})
             if span:
                 pieces[-1] |= {"words": span.words, "where": span.where()}
-        return {"book": True, "pieces": pieces}
+        return {"book": True, "pieces": pieces, "words": len(split_words(text))}

@@ -9,7 +9,7 @@ import numpy as np
 
 from llm.configurator import require
 from llm.model import GPT
-from llm.text.tokenizer import END_OF_TEXT, MERGES, printable_tokens
+from llm.text.tokenizer import BytePairs, all_merges, printable_tokens
 
 NAMES = {  # parts of our weights' names -> llama.cpp's
     "transformer.wte": "token_embd",
@@ -23,6 +23,7 @@ NAMES = {  # parts of our weights' names -> llama.cpp's
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
+PRE_TOKENIZERS = {"gpt2": "gpt-2", "marks": "qwen35"}  # tokenizer.PATTERNS -> llama.cpp's names of the same patterns
 
 
 def tensor_name(name: str) -> str:
@@ -32,8 +33,8 @@ def tensor_name(name: str) -> str:
     return name
 
 
-def save(model: GPT, path: Path, *, name: str) -> None:
-    """Write the model, float32, and GPT-2's tokenizer as llama.cpp's architecture "gpt2"; name: shown by llama.cpp."""
+def save(model: GPT, tokenizer: BytePairs, path: Path, *, name: str) -> None:
+    """Write the model, float32, and its tokenizer as llama.cpp's architecture "gpt2"; name: shown by llama.cpp."""
     gguf = require("gguf", "gguf")
     config = model.config
     writer = gguf.GGUFWriter(path, "gpt2")
@@ -45,7 +46,7 @@ def save(model: GPT, path: Path, *, name: str) -> None:
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    add_tokenizer(writer, gguf, vocab_size=config.vocab_size)
+    add_tokenizer(writer, gguf, tokenizer, table_size=config.vocab_size)
     for ours, tensor in model.state_dict().items():
         if ours == "lm_head.weight":  # tied: llama.cpp takes the token table for both
             continue
@@ -59,17 +60,16 @@ def save(model: GPT, path: Path, *, name: str) -> None:
     writer.close()
 
 
-def add_tokenizer(writer, gguf, *, vocab_size: int) -> None:
-    """Add GPT-2's tokenizer to a GGUFWriter; ids from 50,257 to vocab_size - 1 are padding. gguf: the module."""
-    merges = MERGES.read_text(encoding="utf-8")
-    tokens = printable_tokens(merges)
-    types = [gguf.TokenType.NORMAL] * END_OF_TEXT + [gguf.TokenType.CONTROL]
-    padding = range(len(tokens), vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+def add_tokenizer(writer, gguf, tokenizer: BytePairs, *, table_size: int) -> None:
+    """Add a tokenizer to a GGUFWriter; ids from its vocab_size to table_size - 1 are padding. gguf: the module."""
+    tokens, end = printable_tokens(tokenizer.merges), tokenizer.end_of_text
+    types = [gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL]
+    padding = range(len(tokens), table_size)
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name of byte-pair encodings
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[tokenizer.pattern])
     writer.add_token_list(tokens + [f"[PAD{number}]" for number in padding])
     writer.add_token_types(types + [gguf.TokenType.UNUSED] * len(padding))
-    writer.add_token_merges([line for line in merges.splitlines()[1:] if line])
-    writer.add_bos_token_id(END_OF_TEXT)
-    writer.add_eos_token_id(END_OF_TEXT)
+    writer.add_token_merges(all_merges(tokenizer))
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)

@@ -14,7 +14,7 @@ import torch
 from llm.configurator import UserError, is_a, require
 from llm.files import write_atomic
 from llm.model import GPT, GPTConfig, uninitialised
-from llm.text.tokenizer import MERGES, printable_tokens
+from llm.text.tokenizer import PATTERNS, BytePairs, all_merges, printable_tokens
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -222,16 +222,46 @@ def stored_weights(model: GPT) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_tokenizer(folder: Path) -> None:
-    """Write GPT-2's tokenizer as Hugging Face's AutoTokenizer reads it."""
-    merges = MERGES.read_text(encoding="utf-8")
-    vocabulary = {token: number for number, token in enumerate(printable_tokens(merges))}
+def save_tokenizer(tokenizer: BytePairs, folder: Path) -> None:
+    """Write a tokenizer as Hugging Face's AutoTokenizer reads it: GPT-2's by its class, a book's as tokenizer.json."""
     end = "<|endoftext|>"
+    vocabulary = {token: number for number, token in enumerate(printable_tokens(tokenizer.merges))}
     config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "add_bos_token": False}
-    config |= {"bos_token": end, "eos_token": end, "unk_token": end}
-    write_atomic(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
-    write_atomic(folder / "merges.txt", merges.encode())
+    config |= {"bos_token": end, "eos_token": end, "unk_token": end, "clean_up_tokenization_spaces": False}
+    if tokenizer.description["kind"] == "gpt2":
+        merges = "\n".join(["#version: 0.2", *tokenizer.merges, ""])
+        write_atomic(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
+        write_atomic(folder / "merges.txt", merges.encode())
+    else:
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        write_json(folder / "tokenizer.json", tokenizer_json(tokenizer, vocabulary))
     write_json(folder / "tokenizer_config.json", config)
+
+
+def tokenizer_json(tokenizer: BytePairs, vocabulary: dict[str, int]) -> dict:
+    """The content of tokenizer.json; vocabulary: printable token -> id."""
+    end = {"id": tokenizer.end_of_text, "content": "<|endoftext|>", "special": True}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": PATTERNS[tokenizer.pattern]},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False}
+    model |= {"continuing_subword_prefix": None, "end_of_word_suffix": None, "ignore_merges": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": model | {"vocab": vocabulary, "merges": [merge.split(" ") for merge in all_merges(tokenizer)]},
+    }
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -8,27 +8,36 @@ train_00001.bin, ...), which are read as one sequence, with no more memory than 
 import hashlib
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from llm.configurator import PACKAGE, UserError, command, from_here
+from llm.configurator import IN_CLONE, PACKAGE, UserError, command, from_here
 from llm.files import write_atomic
 from llm.runtime import notice
+from llm.text.book import Book
+from llm.text.documents import Document, are_documents, document_entry, documents_of
+from llm.text.summary import print_next_command, print_summary
 from llm.text.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
 
 FORMAT = 1
-DATA = PACKAGE / "data"
+BUNDLED = PACKAGE / "data"  # what comes with the package: scripts of some datasets, and texts
+DATA = BUNDLED if IN_CLONE else Path("data")  # of all datasets; installed by pip, it is below the current folder
 DTYPE = np.dtype("<u2")  # uint16: ids up to 65,535
 IN_MEMORY = 64 * 2**20  # bytes: a split up to this size is read once and kept
 MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
-BOOK_BLOCK_SIZE = 256  # tokens: block_size of the config files for books
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a dataset, llm/data/NAME; independent of the current folder."""
+    """The folder of a dataset: llm/data/NAME in a clone, data/NAME below the current folder otherwise."""
     return DATA / name
+
+
+def has_script(name: str) -> bool:
+    """Whether a dataset has a prepare.py of its own, which comes with the package."""
+    return (BUNDLED / name / "prepare.py").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -37,54 +46,76 @@ def data_folder(name: str) -> Path:
 
 def write_dataset(
     folder: Path,
-    text: str,
+    books: list[Book] | str,
     tokenizer: Tokenizer,
     *,
     val_fraction: float,
     source: dict,
-    train_command: tuple[str, ...],
+    train_command: tuple[str, ...] | None,
     notes: list[str] | None = None,
 ) -> None:
-    """Write train.bin, val.bin (the last val_fraction of the characters; 0 = none) and meta.json, and print a summary.
+    """Write train.bin, val.bin (the last val_fraction of each book's characters; 0 = none) and meta.json.
 
-    notes: short phrases about how the text was read, printed first. train_command: arguments of train.py to suggest.
+    books: the documents, or a text, which is one without a title. notes: short phrases about how the text was read,
+    printed before a summary of the books. train_command: arguments of train.py to suggest, if any.
 
-    The text is one document and ends with the tokenizer's end-of-text id, if there is one. meta.json is written last:
-    until then its checksums do not fit the shards. UserError if a part has fewer than 2 tokens.
+    Each document ends with the tokenizer's end-of-text id, if there is one. meta.json is written last: until then its
+    checksums do not fit the shards. UserError if a part has fewer than 2 tokens.
     """
-    n_train = int(len(text) * (1 - val_fraction)) if val_fraction else len(text)
-    parts = {"train": text[:n_train], "val": text[n_train:]} if val_fraction else {"train": text}
-    ids = {name: tokenizer.encode(part) for name, part in parts.items()}
-    for name, part_ids in ids.items():
-        if len(part_ids) < 2:
+    titled = not isinstance(books, str)
+    books = [Book("", "", books)] if isinstance(books, str) else books
+    n_train = [int(len(book.text) * (1 - val_fraction)) if val_fraction else len(book.text) for book in books]
+    parts = {"train": [book.text[:n] for book, n in zip(books, n_train, strict=True)]}
+    if val_fraction:
+        parts["val"] = [book.text[n:] for book, n in zip(books, n_train, strict=True)]
+    ids = {name: [tokenizer.encode(text) for text in texts] for name, texts in parts.items()}
+    characters = {name: sum(map(len, texts)) for name, texts in parts.items()}
+    for name, documents in ids.items():
+        if (n_tokens := sum(map(len, documents))) < 2:
             raise UserError(
-                f"the {name} part holds {len(part_ids)} token(s) of the text's {len(text):,} characters: expected at "
-                "least 2; use a longer text, or --val_fraction=0"
+                f"the {name} part holds {n_tokens} token(s) of the text's {sum(characters.values()):,} characters: "
+                "expected at least 2; use a longer text, or --val_fraction=0"
             )
     if tokenizer.end_of_text is not None:
-        ids["val" if val_fraction else "train"].append(tokenizer.end_of_text)
+        for documents in ids.values():
+            for document in documents[:-1]:
+                document.append(tokenizer.end_of_text)
+        ids["val" if val_fraction else "train"][-1].append(tokenizer.end_of_text)
+    entries, start = [], 0
+    for book, document, n in zip(books, ids["train"], n_train, strict=True):
+        entries.append(document_entry(book, document, start=start, characters=n, tokenizer=tokenizer))
+        start += len(document)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for old_shard in folder.glob("*.bin"):  # an earlier preparation may have written a val.bin that is not wanted now
-        old_shard.unlink()
-    shards = [write_shard(folder / f"{name}.bin", ids[name], characters=len(parts[name])) for name in parts]
+    empty_folder(folder)
+    flat = {name: list(chain.from_iterable(documents)) for name, documents in ids.items()}
+    shards = [write_shard(folder / f"{name}.bin", flat[name], characters=characters[name]) for name in flat]
     meta = {
         "format": FORMAT,
         "tokenizer": tokenizer.description,
         "shards": shards,
-        "ids": sorted(set().union(*ids.values())),
+        "ids": sorted(set().union(*flat.values())),
         "source": source,
+        "documents": entries,
     }
     meta["sha256"] = digest(meta)
     write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    print_summary(folder, books if titled else [], notes or [], flat, characters)
+    if train_command:
+        print_next_command(train_command, n_tokens=len(flat["train"]))
 
-    if notes:
-        print("; ".join(notes))
-    print(f"{len(text):,} characters")
-    for name, part_ids in ids.items():
-        print(f"{name}: {len(part_ids):,} tokens, {len(set(part_ids)):,} of them distinct")
-    print(f"wrote {', '.join(shard['file'] for shard in shards)} and meta.json to {from_here(folder)}")
-    print_next_command(train_command, n_tokens=len(ids["train"]))
+
+def empty_folder(folder: Path) -> None:
+    """Make a dataset's folder, and remove the shards of an earlier preparation. UserError if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old_shard in folder.glob("*.bin"):  # a val.bin may not be wanted now
+            old_shard.unlink()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(
+            f"{from_here(folder)} is a file, expected a folder; move it away, or type another name"
+        ) from None
+    except OSError as e:
+        raise UserError(f"cannot write to {from_here(folder)}: {e.strerror}") from None
 
 
 def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
@@ -93,15 +124,6 @@ def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
     write_atomic(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
     return {"file": path.name, "tokens": len(ids), "characters": characters, "sha256": sha256}
-
-
-def print_next_command(train_command: tuple[str, ...], n_tokens: int) -> None:
-    """Print the command that trains on a text of n_tokens; a short text needs a smaller block_size."""
-    if n_tokens <= BOOK_BLOCK_SIZE:
-        fits = n_tokens - 1
-        print(f"this text is shorter than the usual context of {BOOK_BLOCK_SIZE} tokens, so train with one of {fits}")
-        train_command = (*train_command, f"--block_size={fits}")
-    print(f"next: {command('train.py', *train_command)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,10 +144,11 @@ class Split:
         ids: np.ndarray | None = None,
         characters: int = 0,
         sha256: str | None = None,
+        documents: list[Document] | None = None,
     ):
         """files: (path, number of tokens) of each shard; ids: the tokens themselves if they are in no file.
 
-        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown.
+        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown; documents: None = one, untitled.
         """
         self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
         self.paths = [path for path, _ in files]
@@ -133,15 +156,19 @@ class Split:
         self._ids = ids
         if ids is None and len(self) * DTYPE.itemsize <= IN_MEMORY:
             self._ids = self.tokens(0, len(self))
+        self.documents = documents or documents_of({}, len(self))
 
     @classmethod
-    def from_shards(cls, folder: Path, shards: list[dict], vocab_size: int) -> "Split":
+    def from_shards(
+        cls, folder: Path, shards: list[dict], vocab_size: int, documents: list[Document] | None = None
+    ) -> "Split":
         """A split of files; shards: their entries in meta.json."""
         return cls(
             [(folder / shard["file"], shard["tokens"]) for shard in shards],
             vocab_size,
             characters=sum(shard.get("characters", 0) for shard in shards),
             sha256="+".join(shard["sha256"] for shard in shards) if "sha256" in shards[0] else None,
+            documents=documents,
         )
 
     @classmethod
@@ -185,21 +212,21 @@ class Dataset:
         self.tokenizer_description: dict = meta["tokenizer"]
         self.corpus_ids: list[int] | None = meta["ids"]  # those that occur in train or val; None = unknown
         self.tokenizer = from_description(self.tokenizer_description, self.folder / "meta.json")
-        # GPT-2's 50,257 are rounded up to a multiple of 64: nanoGPT's table
-        self.vocab_size = self.tokenizer.vocab_size if self.tokenizer.by_characters else 50304
+        self.vocab_size = self.tokenizer.table_size
         if self.corpus_ids and self.corpus_ids[-1] >= self.tokenizer.vocab_size:
             raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
         shards = {"train": [], "val": []}
         for shard in meta["shards"]:
             check_shard(self.folder / shard["file"], shard)
             shards["val" if shard["file"].startswith("val") else "train"].append(shard)
-        self.train = Split.from_shards(self.folder, shards["train"], self.vocab_size)
+        documents = documents_of(meta, sum(shard["tokens"] for shard in shards["train"]))
+        self.train = Split.from_shards(self.folder, shards["train"], self.vocab_size, documents)
         self.val = Split.from_shards(self.folder, shards["val"], self.vocab_size) if shards["val"] else None
 
 
 def prepare_hint(name: str) -> str:
     """The command that prepares dataset `name`."""
-    if (data_folder(name) / "prepare.py").exists():
+    if has_script(name):
         return command(f"data/{name}/prepare.py")
     return command("data/book/prepare.py", "--input=YOUR_TEXT.txt", f"--dataset={name}")
 
@@ -258,6 +285,7 @@ def is_meta(meta: dict) -> bool:
         and all(type(shard.get("characters", 0)) is int and shard.get("characters", 0) >= 0 for shard in shards)
         and all(isinstance(shard.get("sha256", ""), str) for shard in shards)
         and len({"sha256" in shard for shard in shards}) == 1  # all have one, or none
+        and are_documents(meta.get("documents", []), sum(s["tokens"] for s in shards if s["file"].startswith("train")))
         and (ids is None or (all(type(i) is int and 0 <= i < 2**16 for i in ids) and sorted(set(ids)) == ids))
     )
 

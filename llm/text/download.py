@@ -1,4 +1,4 @@
-"""Download a text: completely or not at all, within a time limit, and only if it is plain text."""
+"""Download a text or a book: completely or not at all, and within a time limit."""
 
 import queue
 import re
@@ -19,6 +19,16 @@ PROBLEMS = {  # by an exception's class name; the messages of requests are long 
 }
 
 
+def is_address(word: str) -> bool:
+    """Whether a word is an address that can be downloaded from."""
+    return re.match(r"https?://", word, re.I) is not None
+
+
+def public_address(url: str) -> str:
+    """An address without user name, password, query and fragment, any of which may be secret."""
+    return re.sub(r"[?#].*", "", re.sub(r"(?<=//)[^/?#]*@", "", url), flags=re.S)
+
+
 def obtain(folder: Path, url: str, given: str | None, *, instead: str, **checks) -> tuple[Path, str | None]:
     """(path, url) of the text to read; url is None unless it was downloaded now.
 
@@ -26,20 +36,31 @@ def obtain(folder: Path, url: str, given: str | None, *, instead: str, **checks)
     network, for the error message. checks: keyword arguments of `download`.
     """
     if given is not None:
-        return Path(given), None
+        return Path(given).expanduser(), None
     path = folder / "input.txt"
     if path.exists():
         return path, None
-    download(url, path, by_hand=f"put the text into {path} by hand, or do without a download: {instead}", **checks)
+    by_hand = f"put the text into {path} by hand, or do without a download: {instead}"
+    data = download(url, by_hand=by_hand, text_only=True, **checks)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
     return path, url
 
 
 def download(
-    url: str, path: Path, *, min_bytes: int, max_bytes: int, must_contain: str, by_hand: str, timeout: float = 12
-) -> None:
-    """Download the text at `url` to `path`, completely or not at all. UserError if it fails; it ends with `by_hand`.
+    url: str,
+    *,
+    max_bytes: int,
+    by_hand: str,
+    min_bytes: int = 1,
+    must_contain: str = "",
+    text_only: bool = False,
+    timeout: float = 12,
+) -> bytes:
+    """The bytes at `url`. UserError if they cannot be had completely; it ends with `by_hand`.
 
-    timeout: seconds for the whole download. must_contain: words that the text has, ignoring case.
+    timeout: seconds for the whole download. must_contain: words that the text has, ignoring case. text_only: whether a
+    web page, which may be one that asks for a password, and any other document are refused.
     """
     # requests limits the time of each packet but not of the whole download, and not of the host name's look-up, so a
     # slow server could block for hours. A daemon thread downloads, and is abandoned after the timeout.
@@ -50,7 +71,7 @@ def download(
             import requests
 
             with requests.get(url, stream=True, timeout=timeout) as response:
-                answers.put(checked_body(response, min_bytes, max_bytes, must_contain))
+                answers.put(checked_body(response, min_bytes, max_bytes, must_contain, text_only=text_only))
         except UserError as e:
             answers.put(e)
         except Exception as e:
@@ -63,23 +84,23 @@ def download(
     except queue.Empty:
         answer = UserError(f"no complete answer within {timeout:g} seconds")
     if isinstance(answer, UserError):
-        raise UserError(f"could not download {url}: {answer}; {by_hand}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, answer)
+        raise UserError(f"could not download {public_address(url)}: {answer}; {by_hand}")
+    return answer
 
 
-def checked_body(response, min_bytes: int, max_bytes: int, must_contain: str) -> bytes:
-    """The body of a response. UserError with the reason alone if it is not the expected text."""
+def checked_body(response, min_bytes: int, max_bytes: int, must_contain: str, *, text_only: bool) -> bytes:
+    """The body of a response. UserError with the reason alone if it is not what was expected."""
     if response.status_code != 200:
         raise UserError(f"the server answered {response.status_code} {response.reason}")
     kind = response.headers.get("Content-Type", "text/plain").split(";")[0].strip().lower()
     body = bytearray()
-    if kind.startswith("text/") or kind.endswith("octet-stream"):
+    if kind.startswith("text/") or kind.endswith("octet-stream") or not text_only:
         for chunk in response.iter_content(65_536):
             body += chunk
             if len(body) > max_bytes:
                 raise UserError(f"the server sends more than {max_bytes:,} bytes")
-    if not body or "html" in kind or re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html)", body, re.I):
+    is_page = "html" in kind or re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html)", body, re.I)
+    if text_only and (not body or is_page):
         raise UserError(f"the server sent a page or file of type {kind}, not a plain text")
     if len(body) < min_bytes:
         raise UserError(f"the server sent {len(body):,} bytes, expected at least {min_bytes:,}")

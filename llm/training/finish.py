@@ -57,7 +57,7 @@ def report_knowledge(
     lines, commands = [], []
     if not recall.recall_obstacle(model.config.block_size, len(data.train)):
         if errors is None:
-            spans = recall.window_spans(recall.window_starts(len(data.train), recall.PREFIX + recall.SUFFIX))
+            spans = recall.window_spans(recall.split_starts(data.train))
             errors = greedy_errors(model, data.train, spans, allowed=allowed, rt=rt.measuring())
         control = recall.find_control(None, data, data.tokenizer)
         options = dict(allowed=allowed, rt=rt.measuring(), control=control, errors=errors)
@@ -106,7 +106,7 @@ def known_prompts(data: Dataset, errors: np.ndarray) -> Iterator[tuple[str, list
     """
     tokenizer, text_ids = data.tokenizer, data.train.tokens(0, len(data.train))
     text = tokenizer.decode(text_ids.tolist())
-    starts = recall.window_starts(len(text_ids), recall.PREFIX + recall.SUFFIX)
+    starts = recall.split_starts(data.train)
     starts = starts[~errors[:, recall.SHORT_PREFIX : 16 + SHOWN].any(1)]
     starts = recall.unique_prefixes(data.train, starts, recall.SHORT_PREFIX) if len(starts) else starts
     later = []

@@ -29,7 +29,9 @@ def announce(run: Run, *, eval_only: bool) -> None:
         print(f"dataset {data.name}: {n_tokens:,} tokens to learn, {held_out}")
         print(f"model: {start.describe_model(run.model, run.progress)}")
         if run.resumed:
-            print(f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}")
+            ended = run.progress.stop_reason or "all updates are made"
+            state = f", where training had ended ({ended})" if run.stop.last_step else ""
+            print(f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}")
         print(describe_length(run), flush=True)
     options = dict(batch_size=run.batches.B, accumulation_steps=run.settings["gradient_accumulation_steps"])
     if warning := start.memory_warning(run.model, run.optimizers, run.rt, **options):
@@ -94,14 +96,18 @@ def print_losses(run: Run) -> int:
     return 0
 
 
-def close_run(run: Run) -> int:
-    """Say how the run ended, what the model knows, and what to type next; the exit status."""
+def close_run(run: Run, resume_command: str) -> int:
+    """Say how the run ended, what the model knows, and what to type next; the exit status.
+
+    resume_command: what to type to go on after a signal; "" = the command line, with --init_from=resume.
+    """
     progress, timer, stop = run.progress, run.timer, run.stop
     run.display.close()
     done = f"{progress.iter_num:,} updates in {clock(run.seconds())}, saved in {run.out_dir}"
     if not stop.last_step:  # a signal
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
-        notice(f"{stop.interrupt.name} after {done}; to go on: {command('train.py', *words, '--init_from=resume')}")
+        typed = resume_command or command("train.py", *words, "--init_from=resume")
+        notice(f"{stop.interrupt.name} after {done}; to go on: {typed}")
         return 128 + run.rt.max(stop.interrupt.signal)
     if run.rt.is_main:
         reason = f": {progress.stop_reason}" if progress.stop_reason else ""

@@ -7,7 +7,7 @@ import torch
 
 from llm.model import GPT
 from llm.reading.greedy import greedy_errors
-from llm.reading.recall import PREFIX, SUFFIX, window_spans, window_starts
+from llm.reading.recall import PREFIX, SUFFIX, split_starts, window_spans
 from llm.reading.recitation import recitation_spans
 from llm.runtime import Runtime
 from llm.text.dataset import Split
@@ -30,7 +30,7 @@ class TargetCheck:
         batch_size: int = 16,
     ):
         self.split, self.allowed, self.rt, self.batch_size = split, allowed, rt, batch_size
-        self.spans = window_spans(window_starts(len(split), PREFIX + SUFFIX))
+        self.spans = window_spans(split_starts(split))
         self.n_windows = len(self.spans)
         self.max_failed = math.floor((1 - target) * self.n_windows + 1e-9)
         self.goal = str(target)  # in words

@@ -3,7 +3,7 @@
 import pytest
 from conftest import STORY
 
-from llm.reading.cite import MIN_WORDS, BookIndex
+from llm.reading.cite import MIN_WORDS, BookIndex, Section
 
 BOOK = BookIndex(
     """THE TALE
@@ -75,13 +75,60 @@ def test_a_whole_book_cites_itself():
     assert span.words == len(STORY.split()) and span.line == first_line
 
 
-@pytest.mark.parametrize("heading", ["Chapter the First", "IV", "XII. The Fox", "7", "THE GREEN DOOR", "Book 2: Away"])
+@pytest.mark.parametrize(
+    "heading",
+    ["Chapter the First", "Book 2: Away", "Zweites Kapitel", "Глава вторая", "第二章", "Chapitre IV", "Capítulo 3"],
+)
 def test_a_heading_names_the_chapter(heading):
     words = "a b c d e f g h"
     assert BookIndex(f"before\n\n{heading}\n\n{words}").spans(words)[0].where() == f"{heading}, line 5"
 
 
-@pytest.mark.parametrize("line", ["It was late.", "chapters are long", "I went, and so did he", "THE GREEN DOOR"])
+@pytest.mark.parametrize(
+    "headings", [("I", "II"), ("1", "2"), ("I. The Fox", "II. The Rope"), ("THE FOX", "ROPES", "A KEY")]
+)
+def test_numbers_in_sequence_and_titles_in_capitals_name_chapters(headings):
+    text = "".join(f"{heading}\n\nsome words for {heading}\n\n" for heading in headings) + "a b c d e f g h"
+    assert BookIndex(text).spans("a b c d e f g h")[0].chapter == headings[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "It was late.",
+        "chapters are long",
+        "I went, and so did he",
+        "THE GREEN DOOR",
+        "Act now, he thought, and not tomorrow.",
+    ]
+    + ["Part of her wanted to go home again.", "Book in hand, she left.", "XIV", "1943"],
+)
 def test_other_lines_name_no_chapter(line):
     before = "he saw\n" if line.isupper() else "\n"  # a heading stands alone
     assert BookIndex(f"x\n{before}{line}\n\na b c d e f g h").spans("a b c d e f g h")[0].chapter == ""
+
+
+CHINESE = "老渡船夫有三根绳子，他给每根绳子都起了一个名字，都是他从来没有见过的河流的名字。\n水浅的时候他拉第一根。\n"
+
+
+def test_a_text_without_spaces_is_cited_by_characters():
+    """A recitation word for word was "0 of 1 words": a whole paragraph was one word."""
+    (span,) = BookIndex(CHINESE).spans(CHINESE)
+    assert (span.start, span.end, span.words) == (0, len(CHINESE) - 1, len("".join(CHINESE.split())))
+    text = "从前" + CHINESE[10:40] + "吗？"
+    (span,) = BookIndex(CHINESE).spans(text)
+    assert text[span.start : span.end] == CHINESE[10:40] and span.line == 1
+
+
+def test_fewer_than_16_characters_without_spaces_are_no_span():
+    assert BookIndex(CHINESE).spans(CHINESE[:15]) == [] and len(BookIndex(CHINESE).spans(CHINESE[:16])) == 1
+
+
+def test_the_book_and_chapter_of_meta_json_are_named():
+    text = "a b c d e f g h\n\nz\n\ni j k l m n o p\n\nq r s t u v w x\n"
+    second = text.index("i j")
+    sections = [Section(0, "One"), Section(second, "Two"), Section(text.index("q r"), "Two", "The Rope")]
+    spans = BookIndex(text, sections).spans("a b c d e f g h, i j k l m n o p, q r s t u v w x.")
+    assert [s.where() for s in BookIndex(text, sections).spans("i j k l m n o p")] == ["Two, line 1"]
+    assert [s.where() for s in BookIndex(text, sections).spans("q r s t u v w x")] == ["Two, The Rope, line 3"]
+    assert spans == []  # a comma belongs to its word

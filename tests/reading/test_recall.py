@@ -11,6 +11,7 @@ from llm.reading import recall
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime
 from llm.text.dataset import Split
+from llm.text.documents import Document
 
 ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)
 
@@ -93,3 +94,25 @@ def test_obstacles_are_told_with_both_numbers():
     assert "context of 99 tokens, block_size=64" in recall.recall_obstacle(64, 1000)
     assert "text of 100 tokens, this one has 99" in recall.recall_obstacle(256, 99)
     assert recall.recall_obstacle(99, 100) is None
+
+
+def test_windows_of_a_shelf_begin_anew_in_each_book_and_span_no_two(half_learned):
+    model, text = half_learned
+    ends = [0, 230, 310, 330, len(text)]  # the third book is shorter than a window
+    documents = [Document(f"book {n}", "", a, b) for n, (a, b) in enumerate(zip(ends, ends[1:], strict=False))]
+    split = Split([], 40, ids=np.array(text), documents=documents)
+    starts = recall.split_starts(split)
+    assert starts.tolist() == [0, 50, 100, *range(330, len(text) - 99, 50)]
+    errors = greedy_errors(model, split, recall.window_spans(starts), allowed=torch.arange(40), rt=ALONE)
+    lines, figures = recall.per_book(split, starts, errors)
+    whole = recall.Recall.from_errors(errors)
+    assert [figure["windows"] for figure in figures] == [3, 0, 0, len(starts) - 3]
+    assert sum(figure["recited"] for figure in figures) == whole.recited > 0
+    assert lines[0] == f"book 0: recall {recall.Recall.from_errors(errors[:3])}"
+
+
+def test_one_book_alone_has_the_windows_that_it_always_had(half_learned):
+    split = Split.in_memory(half_learned[1], 40)
+    starts = recall.split_starts(split)
+    assert starts.tolist() == recall.window_starts(len(split), 100).tolist()
+    assert recall.per_book(split, starts, np.zeros((len(starts), 100), dtype=bool)) == ([], [])

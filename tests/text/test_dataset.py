@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llm.configurator import UserError
 from llm.text import dataset, tokenizer
+from llm.text.book import Book, Chapter
 from llm.text.dataset import Dataset
 
 NEWER = '{"format": 9, "tokenizer": {"kind": "x"}, "shards": [{"tokens": 1}]}'
@@ -27,6 +28,75 @@ def test_meta_json_describes_the_shards(prepare, data):
     found = [(shard["file"], shard["tokens"], shard["characters"]) for shard in meta["shards"]]
     assert found == [("train.bin", 8, 8), ("val.bin", 2, 2)]
     assert all(len(s["sha256"]) == 64 for s in meta["shards"])
+
+
+BOOKS = [
+    Book("One", "Ada", "One\n\nÄpfel und Birnen.\n\nTwo\n\nMehr.\n", [Chapter("One", 0), Chapter("Two", 24)]),
+    Book("Three", "", "A third book, which is short.\n", source={"file": "c.txt"}),
+]
+
+
+@pytest.mark.parametrize("encoder", [tokenizer.gpt2(), tokenizer.characters("".join(book.text for book in BOOKS))])
+def test_a_dataset_tells_its_books_and_where_their_chapters_begin(prepare, encoder):
+    data = prepare(text=BOOKS, encoder=encoder)
+    assert [(d.title, d.author) for d in data.train.documents] == [("One", "Ada"), ("Three", "")]
+    for book, document in zip(BOOKS, data.train.documents, strict=True):
+        ids = data.train.tokens(document.start, document.stop).tolist()
+        assert encoder.decode(ids).removesuffix("<|endoftext|>") == book.text
+        assert (ids[-1] == encoder.end_of_text) == (encoder.end_of_text is not None)
+        for chapter, start in zip(book.chapters, document.chapters, strict=True):
+            after = encoder.decode(data.train.tokens(start.token, document.stop).tolist())
+            assert (start.title, start.character) == (chapter.title, chapter.start)
+            assert after.startswith(chapter.title)
+
+
+def test_a_dataset_without_documents_is_one_without_a_title(prepare, data):
+    """As all those that were written before titles were kept."""
+    prepare()
+    path = data / "story" / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["documents"], meta["sha256"]
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    story = Dataset("story")
+    [document] = story.train.documents
+    assert (document.title, document.start, document.stop, document.chapters) == ("", 0, len(story.train), ())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.update(start=1),
+        lambda entry: entry.update(tokens=10),
+        lambda entry: entry.update(title=3),
+        lambda entry: entry.update(chapters=[{"title": "x", "token": 10**6, "character": 0}]),
+        lambda entry: entry.update(chapters=[{"title": "x", "token": 5, "character": -1}]),
+        lambda entry: entry.pop("author"),
+        lambda entry: entry.pop("chapters"),
+    ],
+)
+def test_documents_that_cannot_be_are_damage(prepare, data, change):
+    prepare()
+    path = data / "story" / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["sha256"]
+    change(meta["documents"][0])
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(UserError, match="meta.json is damaged"):
+        Dataset("story")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(prepare, data, monkeypatch):
+    (data / "story").write_text("in the way", encoding="utf-8")
+    with pytest.raises(UserError, match="data/story is a file, expected a folder"):
+        prepare()
+    (data / "story").unlink()
+
+    def refused(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)  # root, who runs tests in containers, may write anywhere
+    with pytest.raises(UserError, match="cannot write to .*data/story: Permission denied"):
+        prepare()
 
 
 def test_the_held_out_part_is_the_end_of_the_text_and_alone_has_the_end_of_text_id(prepare):

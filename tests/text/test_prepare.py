@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from books import docx, epub, page, word_paragraph
 
 import llm
 from llm.text.tokenizer import characters, gpt2
@@ -38,7 +39,8 @@ COMMANDS = {
     "prince": ("prince --input=scan.txt",),
     "shakespeare": ("shakespeare_char",),
     "tale": ("tale --val_fraction=0.25",),
-    "book": ("book --input=wrapped.txt --dataset=clocks",),
+    "book": ("book wrapped.txt --dataset=clocks",),
+    "shelf": ("book wrapped.txt ferry.epub --dataset=shelf --val_fraction=0.1", "book mine.docx --dataset=file"),
     "offline": ("prince",),
     "many": (
         "prince --input=nowhere.txt",
@@ -48,7 +50,7 @@ COMMANDS = {
         "book --input=wrapped.txt --dataset=prince",
         "book --input=empty.txt --dataset=empty",
         "book --input=frame.txt --dataset=frame",
-        "book --input=http://example.org/a.txt --dataset=offline",
+        "book --input=http://ada:secret@example.org/a.txt?token=secret --dataset=offline",
         "prince --input=scan.txt --unwrap=False",
     ),
 }
@@ -85,6 +87,9 @@ class Run:
         wrapped = "\n".join(["Produced by nobody.", START, "", *PAGES, END, "Licence."])
         (here / "wrapped.txt").write_bytes(wrapped.replace("\n", "\r\n").encode())
         (here / "empty.txt").write_bytes(b" \n")
+        (here / "ferry.epub").write_bytes(epub({"a.xhtml": page("<h1>One</h1><p>The ferry left.</p>" * 9)}))
+        (here / "mine.docx").write_bytes(docx(word_paragraph("The ferry left the north bank. " * 9)))
+        (self.data / "file").write_bytes(b"in the way")
         (here / "frame.txt").write_bytes(f"{START}\n{END}\n".encode())
         self.input_sha256 = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in here.iterdir()}
         before = sorted(self.data.rglob("*"))
@@ -166,6 +171,29 @@ def test_book_removes_project_gutenbergs_frame_and_unwraps_the_text(runs):
     assert run.meta("clocks")["source"] == {"file": "wrapped.txt", "sha256": run.input_sha256["wrapped.txt"]}
 
 
+def test_a_shelf_has_an_end_of_text_after_each_book_and_tells_where_they_and_their_chapters_begin(runs):
+    run, end = runs["shelf"], gpt2().end_of_text
+    assert run.answers[COMMANDS["shelf"][0]][0] == 0, run.answers
+    ferry = "One\n\nThe ferry left.\n\n" * 9
+    n_clocks, n_ferry = int(len(STORY) * 0.9), int(len(ferry[:-1]) * 0.9)
+    train, val = run.ids("shelf"), run.ids("shelf", "val")
+    assert gpt2().decode(train) == f"{STORY[:n_clocks]}<|endoftext|>{ferry[:n_ferry]}"
+    assert gpt2().decode(val) == f"{STORY[n_clocks:]}<|endoftext|>{ferry[n_ferry:-1]}<|endoftext|>"
+    clocks, second = run.meta("shelf")["documents"]
+    assert (clocks["title"], second["title"], second["author"]) == ("CLOCKS", "The Ferry", "A. Nobody")
+    assert train[clocks["tokens"] - 1] == end and second["start"] == clocks["tokens"]
+    starts = [chapter["token"] for chapter in second["chapters"]]
+    assert len(starts) == 9 and all(gpt2().decode(train[start : start + 3])[:4] == "One\n" for start in starts[:-1])
+    assert second["source"]["file"] == "ferry.epub"
+
+
+def test_a_person_sees_the_book_before_it_is_learned(runs):
+    out = runs["book"].out
+    assert "CLOCKS: " in out and "words" in out and "characters each" in out and "less than a minute" in out
+    assert f"begins: {STORY[:60]}" in out and f"{STORY.strip()[-60:]}" in out
+    assert "--unwrap=False" in out and "ticket. Most people⏎" not in out
+
+
 def test_the_next_command_of_book_has_dataset_and_out_dir(runs):
     assert "train.py config/train_prince.py --dataset=clocks --out_dir=out-clocks" in runs["book"].out.splitlines()[-1]
 
@@ -181,7 +209,8 @@ def test_the_next_command_of_book_has_dataset_and_out_dir(runs):
         ("many", COMMANDS["many"][4], ["--dataset=prince", "script of its own"]),
         ("many", COMMANDS["many"][5], ["empty.txt is empty"]),
         ("many", COMMANDS["many"][6], ["frame.txt holds nothing but"]),
-        ("many", COMMANDS["many"][7], ["could not download http://example.org/a.txt", "save the text as a file"]),
+        ("many", COMMANDS["many"][7], ["could not download http://example.org/a.txt:", "save the book as a file"]),
+        ("shelf", COMMANDS["shelf"][1], ["data/file is a file, expected a folder"]),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_and_leaves_nothing_behind(runs, name, command, words):

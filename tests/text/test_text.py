@@ -1,19 +1,14 @@
-"""Reading, downloading, cleaning and unwrapping a text, with a web server on this machine."""
+"""Cleaning and unwrapping a text."""
 
-import contextlib
-import http.server
 import textwrap
-import threading
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.configurator import UserError
-from llm.text.clean import clean_scan, strip_gutenberg, unwrap
-from llm.text.download import download, obtain
-from llm.text.formats import read_text, source_of
+from llm.text.gutenberg import strip_gutenberg
+from llm.text.scan import clean_scan
+from llm.text.unwrap import unwrap
 
 PARAGRAPHS = [
     "The ferry left the north bank a little after six, and nobody on it spoke. There was a goat, two sacks of salt, "
@@ -60,216 +55,6 @@ def typeset(paragraph: str, width: float = 62) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# read_text
-
-
-def read_bytes(tmp_path, data: bytes) -> tuple[str, list[str]]:
-    (tmp_path / "book.txt").write_bytes(data)
-    return read_text(tmp_path / "book.txt")
-
-
-def test_reads_plain_utf8_without_a_note(tmp_path):
-    assert read_bytes(tmp_path, "café\nau lait\n".encode()) == ("café\nau lait\n", [])
-
-
-def test_removes_a_byte_order_mark(tmp_path):
-    assert read_bytes(tmp_path, b"\xef\xbb\xbfhello\n") == ("hello\n", ["UTF-8 BOM removed"])
-
-
-def test_converts_crlf_line_ends(tmp_path):
-    assert read_bytes(tmp_path, b"one\r\ntwo\r\n") == ("one\ntwo\n", ["CRLF line ends converted"])
-
-
-def test_converts_lone_carriage_returns(tmp_path):
-    assert read_bytes(tmp_path, b"one\rtwo\r") == ("one\ntwo\n", ["CR line ends converted"])
-
-
-def test_reads_latin1_and_names_the_first_byte_that_is_not_utf8(tmp_path):
-    text, notes = read_bytes(tmp_path, "a café".encode("latin-1"))
-    assert (text, notes) == ("a café", ["read as latin-1: byte 0xe9 at position 5 is not UTF-8"])
-
-
-def test_reads_the_curly_quotes_of_windows(tmp_path):
-    text, notes = read_bytes(tmp_path, "“so”".encode("windows-1252"))
-    assert text == "“so”" and "windows-1252" in notes[0]
-
-
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_reads_utf16_by_its_mark(tmp_path, encoding):
-    assert read_bytes(tmp_path, "\ufeffélan\r\n".encode(encoding))[0] == "élan\n"
-
-
-@pytest.mark.parametrize(
-    "data, words",
-    [(b"", "is empty"), (b" \n\t\r\n", "is empty"), (b"MZ\0\0\x90", "not text"), (b"\xff\xfea\0b", "not text")],
-)
-def test_refuses_a_file_without_text(tmp_path, data, words):
-    with pytest.raises(UserError, match=words):
-        read_bytes(tmp_path, data)
-
-
-def test_names_a_file_that_is_missing(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.txt cannot be read \(No such file"):
-        read_text(tmp_path / "nowhere.txt")
-
-
-def test_refuses_a_folder(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        read_text(tmp_path)
-
-
-def test_says_that_permission_is_missing(tmp_path, monkeypatch):
-    def refused(self):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", refused)  # root, who runs tests in containers, may read anything
-    with pytest.raises(UserError, match="Permission denied"):
-        read_text(tmp_path / "secret.txt")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# download
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        status, kind, length, body = {
-            "/book.txt": (200, "text/plain; charset=utf-8", len(BOOK), BOOK.encode()),
-            "/bytes": (200, "application/octet-stream", len(BOOK), BOOK.encode()),
-            "/html": (200, "text/html", 30, b"<html>Please log in</html>    "),
-            "/disguised": (200, "text/plain", 30, b"<!DOCTYPE html>Please log in   "[:30]),
-            "/pdf": (200, "application/pdf", len(BOOK), BOOK.encode()),
-            "/broken": (200, "text/plain", 10 * len(BOOK), BOOK.encode()),
-        }.get(self.path, (404, "text/plain", 4, b"gone"))
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        with contextlib.suppress(OSError):  # the client may have closed the connection
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def get(url, path, **changes) -> None:
-    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "", "by_hand": "Type THIS.", "timeout": 5.0}
-    download(url, path, **checks | changes)
-
-
-def test_downloads_a_text_and_makes_its_folder(server, tmp_path):
-    get(f"{server}/book.txt", tmp_path / "new" / "input.txt", must_contain="FERRYMAN")
-    assert (tmp_path / "new" / "input.txt").read_text(encoding="utf-8") == BOOK
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["input.txt"]
-
-
-def test_downloads_a_text_without_a_specific_content_type(server, tmp_path):
-    get(f"{server}/bytes", tmp_path / "input.txt")
-    assert (tmp_path / "input.txt").exists()
-
-
-@pytest.mark.parametrize(
-    "page, changes, words",
-    [
-        ("html", {}, "text/html, not a plain text"),
-        ("disguised", {}, "not a plain text"),
-        ("pdf", {}, "application/pdf, not a plain text"),
-        ("missing", {}, "the server answered 404"),
-        ("book.txt", {"min_bytes": 4000}, "expected at least 4,000"),
-        ("book.txt", {"max_bytes": 500}, "more than 500 bytes"),
-        ("book.txt", {"must_contain": "little prince"}, "'little prince' do not occur"),
-        ("broken", {}, "broke off midway"),
-    ],
-)
-def test_a_wrong_answer_is_one_line_and_leaves_no_file(server, tmp_path, page, changes, words):
-    with pytest.raises(UserError, match=words) as error:
-        get(f"{server}/{page}", tmp_path / "new" / "input.txt", **changes)
-    assert str(error.value).endswith("; Type THIS.") and len(str(error.value)) < 200
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_that_never_ends_is_abandoned_after_the_timeout(tmp_path, monkeypatch):
-    """requests' own timeout never ends this download, because bytes keep arriving."""
-    abandoned = threading.Event()
-
-    def arriving(chunk_size):
-        while not abandoned.wait(0.01):
-            yield b"x"
-
-    response = SimpleNamespace(status_code=200, headers={}, iter_content=arriving)
-    monkeypatch.setattr("requests.get", lambda url, **options: contextlib.nullcontext(response))
-    with pytest.raises(UserError, match="no complete answer within 0.1 seconds"):
-        get("http://slow", tmp_path / "input.txt", timeout=0.1)
-    abandoned.set()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_refused_connection_is_reported_in_words(tmp_path):
-    with pytest.raises(UserError, match="no connection"):
-        get("http://127.0.0.1:1/book.txt", tmp_path / "input.txt")
-
-
-def test_an_unusable_address_is_reported_in_words(tmp_path):
-    with pytest.raises(UserError, match="no usable address"):
-        get("http:///book.txt", tmp_path / "input.txt")
-
-
-def test_a_failed_download_keeps_the_older_file(server, tmp_path):
-    (tmp_path / "input.txt").write_text("older", encoding="utf-8")
-    with pytest.raises(UserError):
-        get(f"{server}/html", tmp_path / "input.txt")
-    assert (tmp_path / "input.txt").read_text(encoding="utf-8") == "older"
-
-
-@pytest.mark.parametrize("stop, seen", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space"), UserError)])
-def test_nothing_half_written_stays_after_ctrl_c_or_on_a_full_disk(server, tmp_path, monkeypatch, stop, seen):
-    def stopped(descriptor):
-        raise stop
-
-    monkeypatch.setattr("os.fsync", stopped)
-    with pytest.raises(seen):
-        get(f"{server}/book.txt", tmp_path / "input.txt")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_obtain_prefers_a_given_file_then_input_txt_then_the_download(server, tmp_path):
-    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "ferry", "instead": "THAT"}
-    url = f"{server}/book.txt"
-    assert obtain(tmp_path, url, "given.txt", **checks)[0].name == "given.txt"
-    assert obtain(tmp_path, url, None, **checks) == (tmp_path / "input.txt", url)
-    (tmp_path / "input.txt").write_text("by hand", encoding="utf-8")
-    assert obtain(tmp_path, url, None, **checks) == (tmp_path / "input.txt", None)
-    assert (tmp_path / "input.txt").read_text(encoding="utf-8") == "by hand"
-
-
-def test_obtain_names_the_file_to_create_and_a_command_that_needs_no_download(server, tmp_path):
-    checks = {"min_bytes": 10, "max_bytes": 5000, "must_contain": "", "instead": "python tale.py"}
-    with pytest.raises(UserError) as error:
-        obtain(tmp_path, f"{server}/missing", None, **checks)
-    assert str(tmp_path / "input.txt") in str(error.value) and str(error.value).endswith(": python tale.py")
-
-
-def test_the_source_names_the_file_and_hashes_its_raw_bytes(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"abc")
-    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert source_of(tmp_path / "a.txt") == {"file": "a.txt", "sha256": sha256}
-    assert source_of(tmp_path / "a.txt", "http://x")["url"] == "http://x"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # strip_gutenberg
 
 HEADER = "The Project Gutenberg EBook of The Ferry, by Nobody\n\nThis eBook is for the use of anyone anywhere.\n\n"
@@ -300,11 +85,6 @@ def test_removes_project_gutenbergs_header_and_licence(start, end):
 def test_a_text_without_header_and_licence_is_unchanged():
     text = BOOK + "\n*** THE END ***\n"
     assert strip_gutenberg(text) == (text, [])
-
-
-def test_only_the_first_start_and_the_last_end_count():
-    start, end = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK THE FERRY ***\n" for word in ("START", "END"))
-    assert strip_gutenberg(f"{start}{BOOK}{start}{end}{BOOK}{end}")[0] == f"{BOOK}{start}{end}{BOOK}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

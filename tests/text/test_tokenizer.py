@@ -1,6 +1,7 @@
 """Token ids are GPT-2's, and decode to the text that they encode."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +56,30 @@ def test_ids_equal_hugging_faces(hugging_face, text):
     assert tokenizer.gpt2().encode(text) == hugging_face(text)["input_ids"]
 
 
+BLANKS = st.text(st.sampled_from(" \n\t\u3000\x1c\x85"), min_size=1, max_size=9)
+
+
+@given(st.lists(st.one_of(BLANKS, TEXT, st.sampled_from(["word", "12", "!", "'s"])), max_size=8).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_a_long_run_of_white_space_is_split_off_without_changing_an_id(text):
+    """tiktoken panics at a million white-space characters in a row; the limit is 3 here, so that borders are tried."""
+    encoder = tokenizer.gpt2()
+    expected = encoder._encoding.encode_ordinary(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "MAX_RUN", 3)
+        assert encoder.encode(text) == expected
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u3000", " \n"])
+def test_a_million_white_space_characters_are_encoded(blank):
+    """tiktoken#15: its pattern overflowed the stack, a panic that is no Exception."""
+    text = "word" + blank * (1_100_000 // len(blank)) + "word"
+    began = time.perf_counter()
+    encoder = tokenizer.gpt2()
+    assert encoder.decode(encoder.encode(text)) == text
+    assert time.perf_counter() - began < 10
+
+
 def test_a_lone_surrogate_is_encoded_as_the_replacement_character():
     encoder = tokenizer.gpt2()
     assert encoder.decode(encoder.encode("a\ud800b")) == "a\ufffdb"
@@ -81,7 +106,7 @@ def test_a_tokenizer_says_whether_it_encodes_by_characters():
 
 
 def test_a_description_from_a_newer_version_is_refused():
-    with pytest.raises(UserError, match="^x/meta.json is encoded by 'words': expected gpt2 or characters"):
+    with pytest.raises(UserError, match="^x/meta.json is encoded by 'words': expected gpt2, book or characters"):
         tokenizer.from_description({"kind": "words"}, "x/meta.json")
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, command, run_script
-from llm.text.clean import clean_scan, unwrap
+from llm.text.book import Book
 from llm.text.dataset import data_folder, write_dataset
 from llm.text.download import obtain
 from llm.text.formats import read_text, source_of
+from llm.text.headings import find_chapters
+from llm.text.scan import clean_scan
 from llm.text.tokenizer import gpt2
+from llm.text.unwrap import unwrap
 
 URL = "https://archive.org/download/TheLittlePrince-English/littleprince_djvu.txt"
 
@@ -46,10 +49,10 @@ def main(settings: Settings) -> None:
         notes += step_notes
     write_dataset(
         folder,
-        text,
+        [Book("The Little Prince" if settings.input is None else path.stem, "", text, find_chapters(text))],
         gpt2(),
         val_fraction=settings.val_fraction,
-        source=source_of(path, url),
+        source=source_of(path, path.read_bytes(), url),
         notes=[f"read {path}", *notes],
         train_command=("config/train_prince.py",),
     )

@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
         text,
         characters(text),
         val_fraction=settings.val_fraction,
-        source=source_of(path, url),
+        source=source_of(path, path.read_bytes(), url),
         notes=[f"read {path}", *notes],
         train_command=("config/train_shakespeare_char.py",),
     )

@@ -1,0 +1,137 @@
+"""Find the chapters of a plain text by lines that look like headings, in many languages.
+
+A heading stands alone between empty lines (or form feeds). It is a word such as "chapter" with its number, before or
+after it: CHAPTER IV, Part the Second, Zweites Kapitel, Глава вторая, 第二章. Numbers alone count if they go on from 1,
+one by one. Lines in capitals or in title case count where a text has no other headings. A sentence is none.
+"""
+
+import re
+
+from llm.text.book import Chapter
+
+MAX_HEADING = 80  # characters
+MIN_HEADINGS = 3  # of lines without a number, so that one short line is no chapter
+ROMAN = r"[IVXLC]{1,8}"
+ENGLISH_NUMBER = (
+    r"(?:the )?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|last|"
+    r"(?:thir|four|fif|six|seven|eigh|nine)teenth|twentieth|one|two|three|four|five|six|seven|eight|nine|ten|eleven|"
+    r"twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twenty|thirty|forty|fifty|sixty)(?:[- ]\w+)?)"
+)
+NUMBER = rf"(?:\d{{1,3}}|{ROMAN})"  # the patterns below ignore case
+TITLE = (  # what may follow the number
+    r"(?:,\s*(?:scene|szene|scène|scena|сцена)\s+\w+\.?|\s*[.:—–-]\s*\S.{0,60}|[.:]?"
+    r"|\s+[^\W\d_a-zа-яα-ω].{0,60}(?<![.!?,;]))"
+)
+KEYWORDS = re.sub(
+    r"\s+",
+    "|",
+    """chapter chap book part volume vol canto letter act scene section stave chapitre livre partie tome acte scène
+    lettre kapitel buch teil theil band akt aufzug szene auftritt brief gesang capítulo capitulo libro parte tomo acto
+    escena capitolo atto canto livro hoofdstuk deel boek kapitlet del bok bog luku osa kirja rozdział część księga tom
+    kapitola díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap глава часть книга том
+    раздел розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड
+    """.strip(),
+)
+ORDINAL = (  # in other languages than English, by their endings
+    r"(?:\w+(?:ste|te|tes|ter|tem|ième|ère|er|ero|era|ero|ième|esimo|esima|ndo|nda|rto|rta|nto|nta|imo|ima|avo|ava)"
+    r"|\w+(?:szy|gi|ci|ty|my|wy|sza|ga|cia|ta|ma|wa)|ال\w+"  # Polish, Arabic
+    r"|[а-яё]+(?:ая|ья|ое|ье|ый|ий|ой)|[α-ωά-ώ]+(?:ος|ο|η|ή|όν|ον))"
+)
+NUMBERED = re.compile(rf"(?:{KEYWORDS})\.?\s+(?:{NUMBER}|{ENGLISH_NUMBER})\b{TITLE}", re.I)
+ORDINAL_AFTER = re.compile(rf"(?:{KEYWORDS})\s+{ORDINAL}{TITLE}", re.I)
+ORDINAL_BEFORE = re.compile(
+    rf"(?:\d{{1,3}}\.|{ORDINAL}|{ENGLISH_NUMBER})\s+(?:{KEYWORDS})(?:[.:]|\s*[.:—–-]\s*\S.{{0,60}})?", re.I
+)
+ALONE = re.compile(
+    r"(?:prologue|epilogue|preface|foreword|afterword|introduction|conclusion|prolog|epilog|vorwort|nachwort|einleitung|"
+    r"prologue|épilogue|préface|avant-propos|prólogo|epílogo|prologo|epilogo|prefacio|prefazione|пролог|эпилог|"
+    r"предисловие|послесловие|πρόλογος|επίλογος|مقدمة|序章|序言|前言|楔子|终章|終章|尾声|尾聲|后记|後記|序|跋|あとがき|プロローグ|"
+    r"エピローグ|프롤로그|에필로그)\.?",
+    re.I,
+)
+EAST_ASIAN = re.compile(
+    r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩\d０-９]{1,7}[\s　]*[章回节節卷部篇话話幕編集場场]"
+    r"(?:[\s　:：・].{0,30}|[^。！？，、]{0,20})|[一二三四五六七八九十]{1,3}"
+    r"|제\s*\d{1,3}\s*[장부편화권](?:[\s:.].{0,40})?|บทที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
+)
+LONE_NUMBER = re.compile(rf"({ROMAN}|\d{{1,3}})(?:\.?|[.:]\s+\S.{{0,60}}|\s+[—–-]\s+\S.{{0,60}})")
+SENTENCE_END = re.compile(r"[.!?…,;:。！？，、]['\"”’»)]*$")
+SMALL_WORDS = {
+    *("a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "into", "nor", "of", "on", "or", "the", "to"),
+    *("upon", "with", "de", "la", "le", "du", "des", "und", "der", "die", "das"),
+}
+
+
+def find_chapters(text: str) -> list[Chapter]:
+    """The chapters of a text, in its order; empty if there are none."""
+    lines = lone_lines(text)
+    numbered = [(start, line) for start, line in lines if is_numbered(line)]
+    in_order = in_sequence([(start, line) for start, line in lines if LONE_NUMBER.fullmatch(line)])
+    found = dict([*numbered, *in_order])
+    if not found:
+        for is_title in (is_capitals, is_title_case):
+            titles = [(start, line) for start, line in lines if is_title(line)]
+            if len(titles) >= MIN_HEADINGS:
+                found = dict(titles)
+                break
+    else:
+        found |= {start: line for start, line in lines if ALONE.fullmatch(line)}
+    return [Chapter(" ".join(line.split()), start) for start, line in sorted(found.items())]
+
+
+def lone_lines(text: str) -> list[tuple[int, str]]:
+    """(character offset, line) of short lines between empty lines, without white space around them."""
+    found = []
+    for match in re.finditer(
+        rf"(?:\A|(?<=\n\n)|(?<=\f))[ \t　]*(\S[^\n\f]{{0,{MAX_HEADING}}})(?=\n\s*\n|\n?\f|\n*\Z)", text
+    ):
+        found.append((match.start(1), match[1].rstrip()))
+    return found
+
+
+def is_numbered(line: str) -> bool:
+    """Whether a line is the number of a chapter in words, perhaps with its title."""
+    if EAST_ASIAN.fullmatch(line):
+        return True
+    if any(pattern.fullmatch(line) for pattern in (NUMBERED, ORDINAL_AFTER, ORDINAL_BEFORE)):
+        return not line[0].islower()
+    return False
+
+
+def in_sequence(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Those lines that are numbers which go on from 1, one by one; empty if they do not reach 2."""
+    found, expected = [], 1
+    for start, line in lines:
+        number = LONE_NUMBER.fullmatch(line)[1]
+        value = int(number) if number.isdigit() else roman_value(number)
+        if value == expected or value == 1:
+            if value == 1 and expected <= 2:
+                found = found[: -1 if expected == 2 else None]  # an earlier 1 began nothing
+            found.append((start, line))
+            expected = value + 1
+    return found if len(found) >= 2 else []
+
+
+def roman_value(number: str) -> int:
+    """The value of a number in Roman numerals."""
+    digits = [dict(I=1, V=5, X=10, L=50, C=100)[c] for c in number]
+    return sum(-d if d < after else d for d, after in zip(digits, [*digits[1:], 0], strict=True))
+
+
+def is_capitals(line: str) -> bool:
+    """Whether a line is in capitals, as titles of chapters are."""
+    letters = [c for c in line if c.isalpha()]
+    return len(letters) >= 3 and all(c.isupper() for c in letters) and not line.endswith((",", ";", "!", "?", '"', "”"))
+
+
+def is_title_case(line: str) -> bool:
+    """Whether a line is a title: at least two words, the important ones capitalised, no end of a sentence."""
+    words = re.findall(r"[^\W\d_][\w'’-]*", line)
+    important = [word for word in words if word.lower() not in SMALL_WORDS]
+    return (
+        2 <= len(words) <= 9
+        and not SENTENCE_END.search(line)
+        and line[0].isalnum()
+        and len(important) >= 2
+        and all(word[0].isupper() for word in important)
+    )

@@ -1,0 +1,40 @@
+"""Markdown: the text is learned as it is; its title and chapters are those of its headings."""
+
+import re
+
+from llm.text.book import Book, Chapter
+
+HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.M)
+UNDERLINED = re.compile(r"^(?=\S)([^\n]{1,100})\n(={3,}|-{3,})[ \t]*$", re.M)
+FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
+FRONT_MATTER = re.compile(r"\A---[ \t]*\n((?:[^\n]*\n){0,60}?)(?:---|\.\.\.)[ \t]*\n+")
+MARKS = re.compile(r"(\*\*|__|\*|`)(?=\S)(.+?)(?<=\S)\1")
+
+
+def markdown_book(text: str) -> Book:
+    """A text with the title and chapters of its Markdown headings, if it has any.
+
+    Front matter (YAML between lines of dashes) that has a title is no prose and is left out.
+    """
+    notes, facts = [], {}
+    if (front := FRONT_MATTER.match(text)) and re.search(r"^title\s*:", front[1], re.M):
+        facts = dict(re.findall(r"^(title|author)\s*:\s*[\"']?(.*?)[\"']?\s*$", front[1], re.M))
+        text = text[front.end() :]
+        notes.append("front matter removed")
+    hidden = [range(match.start(), match.end()) for match in FENCE.finditer(text)]
+    found = [(match.start(), len(match[1]), match[2]) for match in HEADING.finditer(text)]
+    found += [(match.start(), 1 if match[2][0] == "=" else 2, match[1]) for match in UNDERLINED.finditer(text)]
+    found = sorted(f for f in found if not any(f[0] in block for block in hidden) and stands_alone(text, f[0]))
+    levels = {level for _, level, _ in found}
+    if len(found) < 2 and not facts and not (found and found[0][0] == 0):
+        return Book("", "", text, [], notes, plain=True)  # one line with # is not Markdown
+    chapters = [Chapter(MARKS.sub(r"\2", title).strip(), start) for start, level, title in found if level <= 3]
+    title = facts.get("title", "")
+    if not title and found and found[0][1] == min(levels) and [f[1] for f in found].count(found[0][1]) == 1:
+        title, chapters = chapters[0].title, chapters[1:]
+    return Book(title, facts.get("author", ""), text, chapters, notes, plain=True)
+
+
+def stands_alone(text: str, start: int) -> bool:
+    """Whether an empty line, or nothing, stands before a line."""
+    return start == 0 or bool(re.search(r"\n[ \t]*\n\Z", text[max(0, start - 80) : start]))

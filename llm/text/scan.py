@@ -1,0 +1,98 @@
+"""Remove the traces of a scan: page numbers, form feeds, running heads, gaps at page breaks.
+
+Functions that change a text return it with notes: short phrases that name what was changed, none if nothing was.
+"""
+
+import re
+
+from llm.text.formats import Cleaned
+from llm.text.layout import SENTENCE_END
+
+PAGE_NUMBER = re.compile(r"\s*[-–—\[(]?\s*([0-9]{1,4})\s*[-–—\])]?\s*")  # alone on its line: 12, - 12 -, [12], (12)
+
+RUNNING_HEAD = re.compile(r"\s*(?:(\d{1,4})\s{2,}(\S.{0,70})|(\S.{0,70}?)\s{2,}(\d{1,4}))\s*")
+
+
+def sentence_continues(before: str, after: str) -> bool:
+    """Whether a sentence continues from one line to the next, as across a page break."""
+    return not SENTENCE_END.search(before.rstrip()) and after.strip()[:1].islower()
+
+
+def page_numbers(lines: list[str]) -> set[int]:
+    """Indices of the lines that hold nothing but a page number.
+
+    They are the chain of numbers with the largest weight whose steps are 1 to 10, as scanners miss some, and of which
+    at least a fifth look like page numbers: in mid-sentence, between dashes or next to a form feed. Years and chapter
+    numbers outside the chain are kept; those of chapters increase as well, but do not look like page numbers.
+    """
+    # (weight, line, number, whether it looks like a page number, index of the previous chain or -1)
+    chains: list[tuple[float, int, int, bool, int]] = []
+    for i, line in enumerate(lines):
+        around = [*lines[max(0, i - 1) : i], *lines[i + 1 : i + 2]]
+        if not (match := PAGE_NUMBER.fullmatch(line)) or any(a.strip() for a in around) and "\f" not in around:
+            continue
+        before = next((lines[j] for j in range(i - 1, -1, -1) if lines[j].strip()), "")
+        after = next((lines[j] for j in range(i + 1, len(lines)) if lines[j].strip()), "")
+        looks_like_page = "\f" in around or not line.strip().isdigit() or sentence_continues(before, after)
+        number = int(match[1])
+        near = [n for n in range(max(0, len(chains) - 50), len(chains)) if 0 < number - chains[n][2] <= 10]
+        best = max(near, key=lambda n: chains[n][0], default=-1)
+        chains.append((1 + looks_like_page / 2 + (chains[best][0] if near else 0), i, number, looks_like_page, best))
+    found: dict[int, bool] = {}
+    n = chains.index(max(chains)) if chains else -1
+    while n >= 0:
+        _, i, _, found[i], n = chains[n]
+    return set(found) if len(found) >= 3 and sum(found.values()) * 5 >= len(found) else set()
+
+
+def clean_scan(text: str) -> Cleaned:
+    """A scanned text without form feeds, page numbers, trailing spaces and long gaps, and notes.
+
+    A sentence that a page break interrupts is joined. A line that contains a letter is never removed.
+    """
+    # (?<!...) makes the time linear in the text's length
+    text, trailing = re.subn(r"(?<![^\S\n\f])[^\S\n\f]+$", "", text, flags=re.M)
+    lines = re.sub(r"\n?\f\n?", "\n\f\n", text).split("\n")
+    numbers = page_numbers(lines)
+    marked = "\n".join("\f" if i in numbers else line for i, line in enumerate(lines))
+    marked, gaps = re.subn(r"\n{4,}", "\n\n\n", marked)
+
+    def close_up(gap: re.Match) -> str:
+        before, after = marked[max(0, gap.start() - 80) : gap.start()], marked[gap.end() : gap.end() + 80]
+        return ("\n" if sentence_continues(before, after) else "\n\n") if before else ""
+
+    feeds = lines.count("\f")
+    done = {"form feeds": feeds, "page numbers": len(numbers), "trailing spaces": trailing, "long gaps": gaps}
+    notes = [f"{what} removed: {n:,}" for what, n in done.items() if n]
+    return re.sub(r"(?<!\s)\s*\f(?:\s*\n)?", close_up, marked), notes
+
+
+def strip_running_heads(text: str) -> Cleaned:
+    """The text without the running heads of its pages ("THE THIRD ROPE   20"), and notes.
+
+    They are lines of a title and a number, three at least, whose numbers go on by 1 to 3. Only those that interrupt a
+    sentence are removed, and others with the same title.
+    """
+    lines = text.split("\n")
+    chain: list[tuple[int, int, str]] = []  # (line, page number, title)
+    best: list[tuple[int, int, str]] = []
+    for i, line in enumerate(lines):
+        if (match := RUNNING_HEAD.fullmatch(line)) is None:
+            continue
+        number, title = int(match[1] or match[4]), match[2] or match[3]
+        if chain and not 0 < number - chain[-1][1] <= 3:
+            chain = []
+        chain = [*chain, (i, number, title)]
+        best = max(best, chain, key=len)
+    interrupting = {i for i, _, _ in best if sentence_continues(*neighbours(lines, i))}
+    titles = {title for i, _, title in best if i in interrupting}
+    heads = {i for i, _, title in best if title in titles}
+    if len(best) < 3 or len(interrupting) * 2 < len(best):
+        return text, []
+    kept = [line for i, line in enumerate(lines) if i not in heads]
+    return "\n".join(kept), [f"running heads removed: {len(heads):,}"]
+
+
+def neighbours(lines: list[str], i: int) -> tuple[str, str]:
+    """The lines before and after line i; "" for none."""
+    return lines[i - 1] if i else "", lines[i + 1] if i + 1 < len(lines) else ""

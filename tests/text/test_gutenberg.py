@@ -1,0 +1,135 @@
+"""Project Gutenberg's additions are removed in every form, and nothing else."""
+
+import pytest
+
+from llm.text.gutenberg import strip_gutenberg
+
+BOOK = "\n\n".join(
+    [
+        "The ferryman at Orlow kept three ropes, and he named each of them after\na river that he had never seen.",
+        "One evening in the wet part of autumn a woman came down the path with a\nlantern and a sack of onions.",
+        "Half way over the rope began to sing. It was a thin note, like a wet\nfinger on a glass, and it went on.",
+    ]
+    * 12
+)
+FRONT = (
+    "The Project Gutenberg Etext of The Third Rope, by A. Nobody\n\nCopyright laws are changing all over the world, so "
+    "check yours.\n\nPlease take a look at the important information in this header.\nWe encourage you to keep this "
+    "file on your own disk.\n\n"
+)
+SMALL_PRINT = (
+    "**The Legal Small Print**\n\n(Three Pages)\n\n***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\n"
+    'Why is this "Small Print!" statement here? You know: lawyers.\n\n'
+    "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.02/11/02*END*"
+)
+START = "*** START OF THE PROJECT GUTENBERG EBOOK THE THIRD ROPE ***"
+END = "*** END OF THE PROJECT GUTENBERG EBOOK THE THIRD ROPE ***"
+LICENCE = "\n\nUpdated editions will replace the previous one. " + "Project Gutenberg-tm is a trademark. " * 300
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        START,
+        f"  {START}  ",
+        "***START OF THIS PROJECT GUTENBERG EBOOK THE THIRD ROPE***",
+        "*** START OF THE PROJECT GUTENBERG EBOOK THE THIRD ROPE, BEING THE\nHISTORY OF A FERRY ***",
+        "*** START OF THE PROJECT GUTENBERG EBOOK THE * THIRD ROPE ***",
+        "*** START DES PROJEKTS GUTENBERG-EBOOKS DAS DRITTE SEIL ***",
+        "*** DÉBUT DU PROJET GUTENBERG LA TROISIÈME CORDE ***",
+        f"{FRONT}{START}",
+        f"{FRONT}{SMALL_PRINT}",
+        FRONT,
+        f"{FRONT}This header should be the first thing seen.\n\nTitle: The Third Rope\n\n\nProduced by a volunteer",
+        f"{START}\n\n\n\nProduced by A. Nobody and the Online Team",
+        f"{START}\n\n[Transcriber's note: old spelling\nhas been kept.]",
+        f"{START}\n\nThis etext was produced by A. Nobody.\n\nTranscriber’s Note: old spelling.",
+    ],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        END,
+        f"  {END}  \nlicence",
+        f"{END}{LICENCE}",
+        f"End of the Project Gutenberg EBook of The Third Rope, by A. Nobody\n\n{END}{LICENCE}",
+        "End of Project Gutenberg's The Third Rope, by A. Nobody",
+        "End of The Project Gutenberg's Etext of The Third Rope",
+        "Ende dieses Projekt Gutenberg Etextes Das dritte Seil, von A. Nobody",
+        "Fin du Projet Gutenberg de La troisième corde,\npar A. Nobody",
+        "*** ENDE DES PROJEKTS GUTENBERG-EBOOKS DAS DRITTE SEIL ***\n\nLizenz",
+        f"{END}\n\nThis file should be named rope10.txt or rope10.zip\n\n{SMALL_PRINT}",
+        f"End of the Project Gutenberg Etext of The Third Rope\n\n{SMALL_PRINT}\n\n[Portions may be reprinted]",
+        SMALL_PRINT,
+    ],
+)
+def test_the_book_is_what_stands_between_header_and_licence(start, end):
+    text, notes = strip_gutenberg(f"{start}\n\n\n{BOOK}\n\n\n{end}\n")
+    assert text == BOOK + "\n" and notes[:2] == [
+        "Project Gutenberg's header removed",
+        "Project Gutenberg's licence removed",
+    ]
+
+
+def test_licences_between_several_books_are_removed():
+    one = f"{FRONT}{START}\n\n{BOOK}\n\n{END}{LICENCE}\n\n"
+    assert strip_gutenberg(one * 3)[0] == "\n\n\n".join([BOOK] * 3) + "\n"
+    old = f"{FRONT}{SMALL_PRINT}\n\n{BOOK}\n\nEnd of the Project Gutenberg Etext of The Third Rope\n\n"
+    assert strip_gutenberg(old * 3)[0] == "\n\n\n".join([BOOK] * 3) + "\n"
+
+
+def test_inserted_licences_and_marks_of_illustrations_are_removed():
+    insert = (
+        "<<THIS ELECTRONIC VERSION OF THE THIRD ROPE IS COPYRIGHT 1990 BY\nSOMEBODY AND IS PROVIDED BY PROJECT "
+        "GUTENBERG ETEXT WITH PERMISSION.>>"
+    )
+    paragraphs = BOOK.split("\n\n")
+    with_marks = "\n\n".join([*paragraphs[:9], insert, "[Illustration]", *paragraphs[9:]])
+    text, notes = strip_gutenberg(f"{START}\n\n[Illustration]\n\n{with_marks}\n\n{END}\n")
+    assert text == BOOK + "\n"
+    assert notes[2:] == ["inserted licences removed: 1", "illustration marks removed: 2"]
+    assert strip_gutenberg(with_marks) == (with_marks, [])  # without a frame it may be the author's
+
+
+def test_canadas_and_australias_frames_are_removed():
+    canada = "* A Distributed Proofreaders Canada eBook *\n\nThis eBook is made available at no cost.\n\n"
+    assert strip_gutenberg(f"{canada}{BOOK}\n\n[End of The Third Rope, by A. Nobody]\n")[0] == BOOK + "\n"
+    australia = "Project Gutenberg Australia\n\nTitle: The Third Rope\n\n-----\n\n"
+    end = "This site is full of FREE ebooks - Project Gutenberg Australia"
+    assert strip_gutenberg(f"{australia}{BOOK}\n\n{end}\n")[0] == BOOK + "\n"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "It was in the year of the\nend of Project Gutenberg's first winter, and nobody\nhad read a book.",
+        "The Project Gutenberg library was closed.",
+        "The end of Project Gutenberg was near, she thought, and closed the lid.",
+        "She typed: *** START OF THE PROJECT GUTENBERG EBOOK ***, and waited.",
+        "[Transcriber's note: this is part of my novel.]",
+        "Produced by hand, the bread was better.",
+        "*** THE END ***",
+    ],
+)
+def test_a_text_that_mentions_project_gutenberg_is_unchanged(own):
+    for text in (f"{BOOK}\n\n{own}\n\n{BOOK}\n", f"A title\n\n{own}\n\n{BOOK}\n", f"{BOOK}\n\n{own}\n"):
+        assert strip_gutenberg(text) == (text, [])
+
+
+def test_a_text_of_which_too_little_would_remain_is_left_with_a_note():
+    text = f"A page.\n\n{END}\n\n" + BOOK.replace("rope", "cord")
+    stripped, notes = strip_gutenberg(text)
+    assert BOOK.replace("rope", "cord") in stripped
+    text = f"{BOOK}\n\n{START}\n\nA page.\n"
+    assert BOOK in strip_gutenberg(text)[0]
+
+
+def test_a_short_poem_with_the_whole_licence_is_the_poem():
+    poem = "The heron stands where the river bends,\nAnd counts the boats that pass.\n"
+    assert strip_gutenberg(f"{FRONT}{START}\n\n{poem}\n\n{END}{LICENCE}")[0] == poem
+
+
+def test_a_text_that_holds_nothing_else_is_left_with_a_note():
+    text = f"{FRONT}{START}\n\n{END}{LICENCE}"
+    stripped, notes = strip_gutenberg(text)
+    assert stripped == text and "left" in notes[0]
