@@ -20,8 +20,8 @@ from llm.configurator import UserError
 from llm.reading.generate import Sampling, allowed_ids, generate
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import MAX_BATCH, Reader
-from llm.serving.access import request_check
-from llm.serving.completions import Refused, parse_request
+from llm.serving.access import WRONG_KEYS, Access
+from llm.serving.parameters import MAX_STOPS, Refused, parse_completion
 from llm.storage import pretrained
 from llm.text import tokenizer
 
@@ -132,7 +132,12 @@ def test_models(client):
 @pytest.mark.parametrize(
     "parameters, param, status",
     [
-        ({"logprobs": 3}, "logprobs", 400),
+        ({"logprobs": 6}, "logprobs", 400),
+        ({"logprobs": 5, "max_tokens": 4000, "n": 64}, "logprobs", 400),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", 400),
+        ({"logit_bias": {"50256": -100}}, "logit_bias", 400),
+        ({"suffix": "x"}, "suffix", 400),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "include_usage", 400),
         ({"best_of": 2}, "best_of", 400),
         ({"model": "gpt-4"}, "model", 404),
         ({"prompt": ""}, "prompt", 400),
@@ -147,14 +152,14 @@ def test_models(client):
         ({"temperature": 2.1}, "temperature", 400),
         ({"temperature": "hot"}, "temperature", 400),
         ({"temperature": float("nan")}, "temperature", 400),
-        ({"top_p": 0}, "top_p", 400),
+        ({"top_p": -0.1}, "top_p", 400),
         ({"n": 65}, "n", 400),
         ({"n": 40, "prompt": ["a", "b"]}, "n", 400),
-        ({"stop": ["a"] * 5}, "stop", 400),
+        ({"stop": ["a"] * (MAX_STOPS + 1)}, "stop", 400),
         ({"stop": ""}, "stop", 400),
         ({"stop": [1]}, "stop", 400),
         ({"stream": 1}, "stream", 400),
-        ({"seed": -1}, "seed", 400),
+        ({"seed": 2**64}, "seed", 400),
         ({"echo": "yes"}, "echo", 400),
     ],
 )
@@ -167,18 +172,18 @@ def test_an_unsupported_or_wrong_parameter_is_refused_by_name(port, parameters, 
 def test_openais_client_raises_its_own_errors(client):
     with pytest.raises(openai.BadRequestError, match="temperature is 3: expected a number from 0 to 2"):
         complete(client, temperature=3)
-    with pytest.raises(openai.BadRequestError, match="presence_penalty is not supported"):
+    with pytest.raises(openai.BadRequestError, match="presence_penalty is not supported, except as 0 or null"):
         complete(client, presence_penalty=1)
 
 
 @pytest.mark.parametrize("body", ["", "no json", "[1]", "\xff", "[" * 100_000, '{"prompt": "' + "x" * 1_000_001 + '"}'])
 def test_a_body_that_is_no_json_object_is_refused(port, body):
     status, answer = ask(port, "POST", "/v1/completions", body.encode("latin-1"))
-    assert status == 400 and "body" in answer["error"]["message"]
+    assert status == (413 if len(body) > 1_000_000 else 400) and "body" in answer["error"]["message"]
 
 
 def test_an_unknown_path_or_method_gets_openais_form_of_error(port):
-    assert ask(port, "GET", "/v1/chat/completions")[0] == 404
+    assert ask(port, "GET", "/v1/embeddings")[0] == 404
     status, answer = ask(port, "GET", "/v1/completions")
     assert status == 405 and answer["error"]["message"] == "GET /v1/completions: Method Not Allowed"
 
@@ -204,25 +209,25 @@ HEADERS = {"host": "book.example:80", "authorization": "Bearer secret"}
 
 
 def test_with_the_key_requests_are_accepted():
-    assert request_check("0.0.0.0", "secret")(HEADERS, "/v1/models") is None
+    assert Access("0.0.0.0", "secret").check(HEADERS, "/v1/models") is None
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz"])
 def test_the_page_itself_needs_no_key(path):
     """It holds nothing of the book, and asks for the key."""
-    assert request_check("0.0.0.0", "secret")({"host": "book.example"}, path) is None
+    assert Access("0.0.0.0", "secret").check({"host": "book.example"}, path) is None
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer geheim"}, {"authorization": "Bearer sécret"}])
 def test_without_the_key_requests_are_refused(headers):
     with pytest.raises(Refused, match="expected the server's key") as refused:
-        request_check("0.0.0.0", "secret")({"host": "book.example"} | headers, "/v1/completions")
+        Access("0.0.0.0", "secret").check({"host": "book.example"} | headers, "/v1/completions")
     assert refused.value.status == 401 and refused.value.body()["error"]["code"] == "invalid_api_key"
 
 
 def test_another_web_site_is_refused_even_with_the_key():
     with pytest.raises(Refused, match="another site"):
-        request_check("0.0.0.0", "secret")(HEADERS | {"origin": "http://evil.example"}, "/")
+        Access("0.0.0.0", "secret").check(HEADERS | {"origin": "http://evil.example"}, "/")
 
 
 def test_spans_of_the_book_are_cited(port):
@@ -325,12 +330,12 @@ def test_a_port_that_is_taken_gets_one_line(port):
 
 def test_without_the_extra_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    with pytest.raises(UserError, match=r'needs the extra serve.*pip install -e .*\[serve\]'):
+    with pytest.raises(UserError, match=r"needs the extra serve.*pip install -e .*\[serve\]"):
         serve.main(serve.Settings())
 
 
 def test_a_request_is_parsed_without_a_server():
     body = {"prompt": ["a", "b"], "stop": None, "temperature": 0}
-    request = parse_request(body, model="m", max_new_tokens=100, max_samples=10)
+    request = parse_completion(body, model="m", max_prompt_tokens=100, max_new_tokens=100, max_samples=10)
     assert request.prompts == ["a", "b"] and request.stop == []
     assert request.temperature == 0 and request.max_tokens == 16

@@ -1,11 +1,14 @@
 """Find the spans of a text that occur word for word in the book, and where: recitation told from invention."""
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+
+import numpy as np
 
 MIN_WORDS = 8  # of a span; shorter matches are chance
 WORD = re.compile(r"\S+")
+BLOCK = 1024  # suffixes whose first word is known
 # A line that names a chapter: CHAPTER IV, Book the First, XII., 7, THE GREEN DOOR
 HEADING = re.compile(
     r"(?:(?i:chapter|book|part|volume|canto|letter|act|scene|section|chapitre|kapitel|cap[ií]tulo)\b.{0,60}"
@@ -32,6 +35,9 @@ class BookIndex:
     """A book in which spans are looked up. White space is ignored; everything else must match.
 
     Lines are those of the text that the model learned, in which a paragraph may be a single line (text/clean.py).
+    The index is a suffix array of the book's words (Manber and Myers 1990), made by prefix doubling: the runs of 1, 2,
+    4, 8, ... words get a rank each, in the order of the ranks of their halves. A text of n words then takes
+    n log(words of the book) steps, whatever it says.
     """
 
     def __init__(self, book_text: str):
@@ -53,42 +59,101 @@ class BookIndex:
             self.chapters.append(chapter)
             self.words += line.split()
         self.joined = f" {' '.join(self.words)} "
-        self.word_offsets = [0]  # in `joined`, of the space before each word
-        for word in self.words:
-            self.word_offsets.append(self.word_offsets[-1] + len(word) + 1)
+        self._sort_suffixes()
 
-    def longest_match(self, words: list[str]) -> tuple[int, int]:
-        """(length, index in the book) of the longest prefix of `words` that occurs in the book, in words.
+    def _sort_suffixes(self) -> None:
+        """Make the suffix array, and what finds the runs of MIN_WORDS words that another text shares with the book."""
+        self.id_of = {word: n for n, word in enumerate(dict.fromkeys(self.words))}
+        self.ids = [self.id_of[word] for word in self.words]
+        ranks, length = np.array(self.ids, dtype=np.int64), 1
+        self.pairs: list[np.ndarray] = []  # sorted keys of the book's runs of 2, 4 and 8 words
+        runs = ranks
+        while length < MIN_WORDS or (len(ranks) and ranks.max() + 1 < len(ranks)):
+            pairs, ranks = np.unique(self._pair_keys(ranks, length), return_inverse=True)
+            length *= 2
+            if length <= MIN_WORDS:
+                self.pairs.append(pairs)
+                runs = ranks
+        suffixes = np.argsort(ranks, kind="stable")
+        self.sorted_runs = runs[suffixes]  # ranks of the runs that the suffixes begin with
+        padding = np.full(-len(suffixes) % BLOCK, len(suffixes))
+        self.block_firsts = np.concatenate([suffixes, padding]).reshape(-1, BLOCK).min(1)  # the first index in each
+        self.suffixes = suffixes  # indices of words, in the order of what follows from there on
 
-        (0, 0) if it is shorter than MIN_WORDS; of several occurrences, the first.
+    def _pair_keys(self, ranks: np.ndarray, length: int) -> np.ndarray:
+        """A key for each run of 2 * length words, from the ranks of its halves; -1 if one of those is -1."""
+        second = np.zeros_like(ranks)  # 0 = the text ends before it
+        second[: max(0, len(ranks) - length)] = ranks[length:] + 1
+        keys = ranks * (len(self.words) + 1) + second
+        keys[: max(0, len(ranks) - length)][ranks[length:] < 0] = -1
+        return np.where(ranks < 0, -1, keys)
+
+    def _run_ranks(self, ids: list[int]) -> list[int]:
+        """For each run of MIN_WORDS ids, its rank among the book's; -1 if the book does not have it."""
+        ranks, length = np.array(ids, dtype=np.int64), 1
+        for pairs in self.pairs:
+            keys = self._pair_keys(ranks, length)
+            index = np.searchsorted(pairs, keys).clip(max=len(pairs) - 1)
+            ranks, length = np.where(pairs[index] == keys, index, -1), 2 * length
+        return ranks[: max(0, len(ids) - MIN_WORDS + 1)].tolist()
+
+    def _shared(self, ids: list[int], n: int, suffix: int, start: int, limit: int) -> int:
+        """How many words ids[n:] and the book's from `suffix` on share, at most `limit`; `start` are known."""
+        limit, length = min(limit, len(ids) - n, len(self.ids) - suffix), start
+        while length < limit and ids[n + length] == self.ids[suffix + length]:
+            length += 1
+        return length
+
+    def _longest_match(self, ids: list[int], n: int, run: int) -> tuple[int, int]:
+        """(length, index in the book) of the longest prefix of ids[n:] that the book has; the first if it has several.
+
+        run: rank of the first MIN_WORDS words.
         """
-        longest, index = 0, 0
-        if len(words) < MIN_WORDS:
-            return longest, index
-        prefix = f" {' '.join(words[:MIN_WORDS])} "
-        offset = self.joined.find(prefix)
-        while offset >= 0:
-            first = bisect_right(self.word_offsets, offset) - 1
-            length = MIN_WORDS
-            while length < len(words) and self.words[first + length : first + length + 1] == [words[length]]:
-                length += 1
-            if length > longest:
-                longest, index = length, first
-            offset = self.joined.find(prefix, offset + 1)
-        return longest, index
+        first, last = (int(np.searchsorted(self.sorted_runs, run, side)) for side in ("left", "right"))
+        low, high, low_shared, high_shared, longest, at = first, last, MIN_WORDS, MIN_WORDS, 0, first
+        while low < high:  # where among the suffixes ids[n:] would stand: its neighbours there share most with it
+            middle = (low + high) // 2
+            suffix = int(self.suffixes[middle])
+            shared = self._shared(ids, n, suffix, min(low_shared, high_shared), len(ids))
+            if shared > longest:
+                longest, at = shared, middle
+            if n + shared == len(ids):
+                break
+            if suffix + shared == len(self.ids) or self.ids[suffix + shared] < ids[n + shared]:
+                low, low_shared = middle + 1, shared
+            else:
+                high, high_shared = middle, shared
+
+        def shares_all(middle: int) -> bool:
+            return self._shared(ids, n, int(self.suffixes[middle]), MIN_WORDS, longest) == longest
+
+        begin = bisect_left(range(first, at), True, key=shares_all) + first
+        end = bisect_left(range(at, last), True, key=lambda middle: not shares_all(middle)) + at
+        return longest, self._first_word(begin, end)
+
+    def _first_word(self, begin: int, end: int) -> int:
+        """The smallest of suffixes[begin:end]."""
+        first_block, last_block = -(-begin // BLOCK), end // BLOCK
+        if first_block >= last_block:
+            return int(self.suffixes[begin:end].min())
+        parts = self.suffixes[begin : first_block * BLOCK], self.suffixes[last_block * BLOCK : end]
+        return min(int(part.min()) for part in (*parts, self.block_firsts[first_block:last_block]) if len(part))
 
     def spans(self, text: str) -> list[Span]:
         """The spans of at least MIN_WORDS words of `text` that occur in the book, from left to right."""
+        if not self.words:
+            return []
         matches = list(WORD.finditer(text))
-        words = [match[0] for match in matches]
-        found, n = [], 0
-        while n <= len(words) - MIN_WORDS:
-            length, index = self.longest_match(words[n:])
-            if length:
-                line = bisect_right(self.first_words, index) - 1
-                start, end = matches[n].start(), matches[n + length - 1].end()
-                found.append(Span(start, end, length, self.chapters[line], self.line_numbers[line]))
-            n += length or 1
+        ids = [self.id_of.get(match[0], -1) for match in matches]
+        found, next_word = [], 0
+        for n, run in enumerate(self._run_ranks(ids)):
+            if run < 0 or n < next_word:
+                continue
+            length, index = self._longest_match(ids, n, run)
+            line = bisect_right(self.first_words, index) - 1
+            start, end = matches[n].start(), matches[n + length - 1].end()
+            found.append(Span(start, end, length, self.chapters[line], self.line_numbers[line]))
+            next_word = n + length
         return found
 
     def pieces(self, text: str) -> list[tuple[str, Span | None]]:
