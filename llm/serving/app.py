@@ -12,11 +12,13 @@ Needs the extra serve. Who may send requests: see access.py; how many connection
 
 import asyncio
 import base64
+import codecs
 import hashlib
 import json
 import re
 from pathlib import Path
 
+import pydantic_core
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.datastructures import Headers
@@ -31,7 +33,6 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 MAX_BODY_BYTES = 1_000_000  # bytes of a request
 DISCONNECT_SECONDS = 0.5  # between checks whether a client that waits for an answer has left
 CLIENT_LEFT = 499  # nginx's status for a client that left; nobody reads it
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON
 
 
 def hash_of(element: str) -> str:
@@ -137,17 +138,10 @@ async def json_body(request: Request):
                 raise body_too_large()
     except ClientDisconnect:
         raise Refused(CLIENT_LEFT, "the client left") from None
-    try:
-        value = json.loads(body.decode("utf-8-sig"))
-        if SURROGATE.search(body):  # most of them are halves of a pair
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except UnicodeEncodeError:
-        raise Refused(400, 'the body has a lone surrogate, as in "\\ud800", which is no character') from None
-    except ValueError:  # also if it is not UTF-8
-        raise Refused(400, "the body is not JSON in UTF-8") from None
-    except RecursionError:
-        raise Refused(400, "the body is nested too deeply") from None
+    try:  # at most 50 ms: half the time of json.loads, during which all else would wait. No lone surrogates.
+        return pydantic_core.from_json(bytes(body.removeprefix(codecs.BOM_UTF8)))
+    except ValueError as e:  # also if it is not UTF-8, or nested too deeply
+        raise Refused(400, f"the body is not JSON: {str(e)[:200]}") from None
 
 
 @router.get("/")

@@ -84,8 +84,6 @@ class LimitedProtocol(H11Protocol):
         self.n_bytes += len(data)
         if self.phase == "body":
             LimitedProtocol.received_bytes += len(data)
-            if LimitedProtocol.received_bytes > MAX_BODIES_BYTES:
-                self._evict_one("body")
             if self.n_bytes > MAX_REQUEST_BYTES:
                 self.transport.abort()
                 return
@@ -95,6 +93,8 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
             return
         self._update_phase()
+        if LimitedProtocol.received_bytes > MAX_BODIES_BYTES:
+            self._evict_one("body")
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -117,6 +117,9 @@ class LimitedProtocol(H11Protocol):
             return
         self._end_phase()
         self.phase, self.since = phase, time.monotonic()
+        if phase == "body":
+            self.n_bytes = len(self.cycle.body)  # what came together with the head
+            LimitedProtocol.received_bytes += self.n_bytes
         if phase:
             self.deadline = self.loop.call_later(HEAD_SECONDS if phase == "head" else BODY_SECONDS, self._time_out)
 
