@@ -39,25 +39,11 @@ COMPLETIONS = "/v1/completions"
 PROMPT = "The echo had been ill"
 
 
-class Server:
-    """A running serve.py, and what a client can do to it."""
+class Client:
+    """What a client can do to a server on this machine."""
 
-    def __init__(self, process: subprocess.Popen, port: int):
-        self.process, self.port, self.stderr = process, port, []
-        threading.Thread(target=self._read_stderr, daemon=True).start()
-
-    def _read_stderr(self) -> None:
-        with contextlib.suppress(ValueError):  # closed
-            self.stderr.extend(self.process.stderr)
-
-    def memory(self) -> int:
-        """Resident memory in MB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
-
-    def files(self) -> int:
-        """Open file descriptors."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+    def __init__(self, port: int):
+        self.port = port
 
     def ask(self, method: str, path: str, body=None, *, timeout: float = 300, **headers) -> tuple[int, str]:
         """(status, answer); a body that is no bytes is sent as JSON."""
@@ -99,6 +85,28 @@ class Server:
             while piece := client.recv(65536):
                 answer += piece
         return answer
+
+
+class Server(Client):
+    """A running serve.py."""
+
+    def __init__(self, process: subprocess.Popen, port: int):
+        super().__init__(port)
+        self.process, self.stderr = process, []
+        threading.Thread(target=self._read_stderr, daemon=True).start()
+
+    def _read_stderr(self) -> None:
+        with contextlib.suppress(ValueError):  # closed
+            self.stderr.extend(self.process.stderr)
+
+    def memory(self) -> int:
+        """Resident memory in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+
+    def files(self) -> int:
+        """Open file descriptors."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def stop(self, signal_number: int = signal.SIGINT, timeout: float = 25) -> tuple[int | None, float]:
         """(exit status, seconds until then); None = it did not end, and was killed."""
@@ -357,44 +365,44 @@ def keys(start) -> None:
 class Load:
     """Clients that ask at random and check what they get."""
 
-    def __init__(self, server: Server, seconds: float):
-        self.server, self.end, self.counts, self.lost = server, time.perf_counter() + seconds, collections.Counter(), []
+    def __init__(self, client: Client):
+        self.client, self.counts, self.lost = client, collections.Counter(), []
 
-    def expected(self) -> dict[tuple, str]:
-        """The answers to some requests, asked one at a time before the load."""
-        found = {}
+    def expected(self) -> list[list[str]]:
+        """The answers to 20 requests, asked one at a time before the load."""
+        found = []
         for n in range(20):
-            body = self.body(random.Random(n))
-            status, answer = self.server.ask("POST", COMPLETIONS, body)
+            status, answer = self.client.ask("POST", COMPLETIONS, self.body(n))
             assert status == 200, answer
-            found[n] = [choice["text"] for choice in sorted(json.loads(answer)["choices"], key=lambda c: c["index"])]
+            found.append([choice["text"] for choice in json.loads(answer)["choices"]])
         return found
 
-    def body(self, chance: random.Random) -> dict:
-        """A request whose answer depends on nothing but its seed."""
+    def body(self, n: int) -> dict:
+        """Request n, whose answer depends on nothing but its seed."""
+        chance = random.Random(n)
         words = " ".join(chance.choice(STORY.split()[:200]) for _ in range(chance.randrange(1, 80)))
         options = {"temperature": chance.choice([0, 0.3, 1, 2]), "top_p": chance.choice([1, 0.9, 0.1])}
         sizes = {"max_tokens": chance.randrange(0, 60), "n": chance.choice([1, 1, 1, 2, 4])}
-        return {"prompt": words, "seed": chance.randrange(1000), **options, **sizes}
+        return {"prompt": words, "seed": n, **options, **sizes}
 
-    def client(self, number: int, expected: dict) -> None:
+    def ask_until(self, end: float, number: int, expected: list[list[str]]) -> None:
         """Ask until the end; a fifth of the requests is left midway."""
         chance = random.Random(number)
-        while time.perf_counter() < self.end:
-            n = chance.randrange(20)
-            body = self.body(random.Random(n)) | {"stream": chance.random() < 0.5}
+        while time.monotonic() < end:
+            n = chance.randrange(len(expected))
+            body = self.body(n) | {"stream": chance.random() < 0.5}
             try:
                 if chance.random() < 0.2:
-                    with self.server.connect(request(body)):
+                    with self.client.connect(request(body)):
                         time.sleep(chance.random() * 0.2)
                     self.counts["left"] += 1
+                    continue
+                status, answer = self.client.ask("POST", COMPLETIONS, body, timeout=120)
+                self.counts[status] += 1
+                if status == 200:
+                    self.check(answer, body, expected[n])
                 else:
-                    status, answer = self.server.ask("POST", COMPLETIONS, body, timeout=120)
-                    self.counts[status] += 1
-                    if status == 200:
-                        self.check(answer, body, expected[n])
-                    elif status == 429:
-                        time.sleep(0.1)
+                    time.sleep(chance.random())
             except Exception as e:
                 self.lost.append(f"{type(e).__name__}: {e}")
 
@@ -408,48 +416,67 @@ class Load:
                 choice = json.loads(line.removeprefix("data: "))["choices"][0]
                 texts[choice["index"]] += choice["text"]
         else:
-            texts = [choice["text"] for choice in sorted(json.loads(answer)["choices"], key=lambda c: c["index"])]
+            texts = [choice["text"] for choice in json.loads(answer)["choices"]]
         self.counts["right" if texts == expected else "wrong"] += 1
 
 
-def load(start, seconds: float = 120, n_clients: int = 200, n_idle: int = 400, n_slow: int = 20) -> Load:
+def ask_together(port: int, seconds: float, n_clients: int, expected: list[list[str]]) -> tuple[dict, list[str]]:
+    """(counts, answers lost) of so many clients at once. For a process of its own."""
+    load, end = Load(Client(port)), time.monotonic() + seconds
+    with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
+        for client in [pool.submit(load.ask_until, end, number, expected) for number in range(n_clients)]:
+            client.result()
+    return dict(load.counts), load.lost
+
+
+def keep_open(clients: list[socket.socket], again) -> int:
+    """Read what has come on these connections, 100 bytes each; replace those that were closed. How many were."""
+    n_closed = 0
+    for k, client in enumerate(clients):
+        client.setblocking(False)
+        try:
+            closed = client.recv(100) == b""
+        except BlockingIOError:
+            closed = False
+        except ConnectionError:
+            closed = True
+        if closed:
+            client.close()
+            clients[k] = again()
+            n_closed += 1
+    return n_closed
+
+
+def load(start, seconds: float = 120, n_clients: int = 200, n_idle: int = 400, n_slow: int = 20) -> None:
     """200 clients, a fifth of the requests left midway, 400 idle connections, 20 slow readers, all at once."""
-    with start() as server, contextlib.ExitStack() as stack:
-        load = Load(server, seconds + 3600)
-        expected = load.expected()
-        idle = [stack.enter_context(server.connect(b"GET /hea")) for _ in range(n_idle)]
-        slow_body = {"prompt": PROMPT, "max_tokens": 300, "stream": True}
-        slow = [stack.enter_context(server.connect(request(slow_body), receive_buffer=4096)) for _ in range(n_slow)]
-        load.end = time.perf_counter() + seconds
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(n_clients))
-        clients = [pool.submit(load.client, number, expected) for number in range(n_clients)]
-        times, memory = [], []
-        while time.perf_counter() < load.end:
+    n_clients, n_idle, n_slow = int(n_clients), int(n_idle), int(n_slow)
+    with start() as server, concurrent.futures.ProcessPoolExecutor(1) as process:
+        expected = Load(server).expected()
+        slow_request = request({"prompt": PROMPT, "max_tokens": 300, "stream": True})
+        slow = [server.connect(slow_request, receive_buffer=4096) for _ in range(n_slow)]
+        idle = [server.connect(b"GET /hea") for _ in range(n_idle)]
+        running = process.submit(ask_together, server.port, seconds, n_clients, expected)
+        times, memory, n_closed, n_slow_closed = [], [], 0, 0
+        while not running.done():
             times.append(server.health())
             memory.append(server.memory())
-            for client in slow:
-                client.settimeout(0.01)
-                with contextlib.suppress(OSError):
-                    client.recv(100)
-            for k, client in enumerate(idle):  # those that were closed come again
-                with contextlib.suppress(BlockingIOError, ConnectionError):
-                    client.setblocking(False)
-                    if not client.recv(100):
-                        client.close()
-                        idle[k] = stack.enter_context(server.connect(b"GET /hea"))
-            time.sleep(0.1)
-        for client in clients:
-            client.result()
+            n_slow_closed += keep_open(slow, lambda: server.connect(slow_request, receive_buffer=4096))
+            n_closed += keep_open(idle, lambda: server.connect(b"GET /hea"))
+            time.sleep(0.05)
+        counts, lost = running.result()
         times.sort()
-        tenth = memory[len(memory) // 10]
-        print(f"{n_clients} clients, {seconds:.0f} s: {dict(load.counts)}, lost {len(load.lost)} {load.lost[:3]}")
+        print(
+            f"{n_clients} clients, {seconds:.0f} s: {counts}, lost {len(lost)} {lost[:3]}"
+        )
+        print(
+            f"{n_idle} idle connections, closed and made anew {n_closed}; {n_slow} slow readers, anew {n_slow_closed}"
+        )
         print(
             f"/healthz: median {times[len(times) // 2]:.3f} s, p99 {times[int(len(times) * 0.99)]:.3f} s, slowest "
-            f"{times[-1]:.3f} s of {len(times)}; memory {tenth} MB after a tenth of it, at most {max(memory)}, at "
-            f"the end {memory[-1]}; lines of stderr {len(server.stderr)}",
-            flush=True,
+            f"{times[-1]:.3f} s of {len(times)}"
         )
-        return load
+        tenths = [memory[len(memory) * k // 10] for k in range(10)]
+        print(f"memory in MB, by tenths of the time: {tenths}, at the end {memory[-1]}; stderr {server.stderr[-3:]}")
 
 
 def fuzz(start, seconds: float = 600) -> None:

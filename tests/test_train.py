@@ -315,8 +315,8 @@ def test_resuming_keeps_the_shape_and_says_so(learn, capsys):
         ({"block_size": 5000}, "block_size=5000 needs at least 5,001; type --block_size="),
         ({"device": "cuda"}, "torch finds no CUDA GPU here"),
         ({"device": "tpu"}, "device=tpu: expected auto, cpu, cuda"),
-        ({"wandb_log": True}, r'needs the extra wandb, .*pip install -e .*\[wandb\]'),
-        ({"tensorboard_log": True}, r'needs the extra tensorboard, .*pip install -e .*\[tensorboard\]'),
+        ({"wandb_log": True}, r"needs the extra wandb, .*pip install -e .*\[wandb\]"),
+        ({"tensorboard_log": True}, r"needs the extra tensorboard, .*pip install -e .*\[tensorboard\]"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(learn, settings, message, monkeypatch):

@@ -28,7 +28,7 @@ def test_clock(seconds, text):
 
 
 def test_a_missing_extra_is_named():
-    with pytest.raises(UserError, match=r'the extra plot, which is not installed.*pip install -e .*\[plot\]'):
+    with pytest.raises(UserError, match=r"the extra plot, which is not installed.*pip install -e .*\[plot\]"):
         require("nosuchpackage.sub", "plot")
 
 
