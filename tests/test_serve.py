@@ -1,7 +1,9 @@
 """serve.py answers OpenAI's client and concurrent requests, and refuses other web sites."""
 
+import base64
 import concurrent.futures
 import dataclasses
+import hashlib
 import http.client
 import json
 import re
@@ -240,9 +242,46 @@ def test_its_own_page_is_served_and_loads_nothing_from_elsewhere(port):
     for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost"):
         assert ask(port, "GET", "/healthz", Host=host, Origin=f"http://{host}")[0] == 200
     status, page = ask(port, "GET", "/")
-    assert "unsafe-inline" not in page and not re.search(r"\\sstyle=|\\son[a-z]+=", page)  # no hash would allow these
     assert status == 200 and "<title>Read it back</title>" in page
     assert not re.search(r"(src|href)=.(?!data:)|https?://|@import", page)
+
+
+def test_the_page_may_run_its_own_script_and_style_and_nothing_else(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    page, policy = response.read().decode(), response.headers["content-security-policy"]
+    connection.close()
+    for name in ("script", "style"):
+        (content,) = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not re.search(r"\sstyle=|\son[a-z]+=", page)  # which the hashes do not allow
+
+
+@pytest.mark.parametrize("method, path", [("GET", "/"), ("GET", "/healthz"), ("POST", "/cite"), ("PUT", "/nowhere")])
+def test_every_answer_has_the_security_headers(port, method, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for headers in ({}, {"Host": "evil.example"}):
+        connection.request(method, path, "{}", headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.headers["x-content-type-options"] == "nosniff" and "server" not in response.headers
+        assert response.headers["referrer-policy"] == "no-referrer" and response.headers["x-frame-options"] == "DENY"
+    connection.close()
+
+
+def test_head_has_the_headers_of_get(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    answers = []
+    for method in ("GET", "HEAD"):
+        connection.request(method, "/")
+        response = connection.getresponse()
+        answers.append((response.status, response.headers["content-length"], response.headers["content-type"]))
+        assert bool(response.read()) == (method == "GET")
+    connection.close()
+    assert answers[0] == answers[1]
 
 
 def test_spans_of_the_book_are_cited(port):
