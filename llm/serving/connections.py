@@ -24,8 +24,10 @@ KEEP_ALIVE_SECONDS = 5  # until an idle connection is closed
 MAX_HEAD_BYTES = 32_768
 MAX_BODIES_BYTES = 64_000_000  # of all bodies that are being received
 MAX_REQUEST_BYTES = 4_000_000  # of one request, refused or not; beyond it the connection is cut
-BACKLOG = 100  # connections that the system accepts for us, and that we accept in one go
-SPARE_FILES = 50  # file descriptors that are not connections: of the model, the libraries, the log
+LISTEN_QUEUE = 1024  # connections that the system keeps for us
+ACCEPTED_AT_ONCE = 20  # of them, in one turn of the event loop
+# file descriptors beyond the limit of connections: accepted and not yet counted, the model's, the log's
+SPARE_FILES = 4 * ACCEPTED_AT_ONCE + 50
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -39,18 +41,16 @@ def max_connections() -> int:
         import resource  # not on Windows
     except ImportError:
         return 400
-    needed = MAX_CONNECTIONS + BACKLOG + SPARE_FILES
+    needed = MAX_CONNECTIONS + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return (
-        MAX_CONNECTIONS
-        if soft == resource.RLIM_INFINITY
-        else max(8, min(MAX_CONNECTIONS, soft - needed + MAX_CONNECTIONS))
-    )
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(8, min(MAX_CONNECTIONS, soft - SPARE_FILES))
 
 
 class LimitedProtocol(H11Protocol):
@@ -170,7 +170,7 @@ class Server(uvicorn.Server):
                 log_level="error",  # not a line for each request that is no HTTP
                 access_log=False,
                 server_header=False,
-                backlog=BACKLOG,
+                backlog=ACCEPTED_AT_ONCE,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             )
@@ -180,6 +180,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets=None) -> None:
         asyncio.get_running_loop().set_exception_handler(handle_loop_error)
         await super().startup(sockets=sockets)
+        for listening in sockets or []:
+            listening.listen(LISTEN_QUEUE)  # asyncio has one number for both
 
     async def shutdown(self, sockets=None) -> None:
         closing = asyncio.create_task(self._close_stalled())

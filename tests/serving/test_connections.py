@@ -159,6 +159,6 @@ def test_the_limit_of_open_files_is_heeded(monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
-    assert connections.max_connections() == 256 - connections.BACKLOG - connections.SPARE_FILES
+    assert connections.max_connections() == 256 - connections.SPARE_FILES
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert connections.max_connections() == connections.MAX_CONNECTIONS
