@@ -104,6 +104,11 @@ class Server(Client):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def files(self) -> int:
         """Open file descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -465,9 +470,7 @@ def load(start, seconds: float = 120, n_clients: int = 200, n_idle: int = 400, n
             time.sleep(0.05)
         counts, lost = running.result()
         times.sort()
-        print(
-            f"{n_clients} clients, {seconds:.0f} s: {counts}, lost {len(lost)} {lost[:3]}"
-        )
+        print(f"{n_clients} clients, {seconds:.0f} s: {counts}, lost {len(lost)} {lost[:3]}")
         print(
             f"{n_idle} idle connections, closed and made anew {n_closed}; {n_slow} slow readers, anew {n_slow_closed}"
         )

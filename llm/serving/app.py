@@ -13,6 +13,7 @@ Needs the extra serve. Who may send requests: see access.py; how many connection
 import asyncio
 import base64
 import codecs
+import gc
 import hashlib
 import json
 import re
@@ -138,10 +139,22 @@ async def json_body(request: Request):
                 raise body_too_large()
     except ClientDisconnect:
         raise Refused(CLIENT_LEFT, "the client left") from None
-    try:  # at most 50 ms: half the time of json.loads, during which all else would wait. No lone surrogates.
-        return pydantic_core.from_json(bytes(body.removeprefix(codecs.BOM_UTF8)))
-    except ValueError as e:  # also if it is not UTF-8, or nested too deeply
+    return parse_json(bytes(body.removeprefix(codecs.BOM_UTF8)))
+
+
+def parse_json(data: bytes):
+    """The value of JSON in UTF-8. Refused if it is not, or has a lone surrogate, or is nested too deeply.
+
+    Everything else waits meanwhile: at most 40 ms of CPU time for 1 MB, about half of what json.loads takes with
+    the garbage collections that it sets off.
+    """
+    gc.disable()
+    try:
+        return pydantic_core.from_json(data, cache_strings="none")
+    except ValueError as e:
         raise Refused(400, f"the body is not JSON: {str(e)[:200]}") from None
+    finally:
+        gc.enable()
 
 
 @router.get("/")

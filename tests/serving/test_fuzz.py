@@ -39,7 +39,7 @@ NAMES += [
 ]
 NAMES += ["presence_penalty", "frequency_penalty", "tools", "response_format"]
 PATHS = (COMPLETIONS, "/v1/chat/completions", "/cite")
-SLOWEST = 1.0  # seconds, for an answer that draws nothing; on a busy machine the test allows more
+SLOWEST = 1.0  # seconds of CPU that a refusal may take; how long that is depends on who else is busy
 
 characters = st.characters(codec=None)  # lone surrogates, too
 anything = st.recursive(
@@ -90,12 +90,13 @@ requests = st.sampled_from(PATHS).flatmap(
 def check(server: Server, path: str, is_valid: bool, body: dict, counts: collections.Counter) -> None:
     """Send a request and check what comes."""
     data = json.dumps(body, ensure_ascii=True).encode()[:1_000_000]  # cut: no JSON any longer
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), server.cpu_seconds()
     status, answer = server.ask("POST", path, data, timeout=60)
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, server.cpu_seconds() - cpu_began
     counts[status] += 1
     if status != 200:
-        counts["slowest refusal, ms"] = max(counts["slowest refusal, ms"], int(1000 * seconds))
+        counts["slowest refusal, ms"] = max(counts["slowest refusal, ms"], round(1000 * seconds))
+        counts["most CPU of a refusal, ms"] = max(counts["most CPU of a refusal, ms"], round(1000 * cpu_seconds))
         assert status in (400, 404, 413, 429) and json.loads(answer)["error"]["message"], (status, answer)
         assert not is_valid or (status == 400 and "logprobs of a prompt" in answer), (status, answer)
         return
@@ -137,7 +138,8 @@ def fuzz_for(server: Server, seconds: float) -> dict:
     """Send random requests for so long; returns what came, and the slowest refusal."""
     counts, end = collections.Counter(), time.monotonic() + seconds
     while time.monotonic() < end:
-        fuzz(server, 1000, counts, until=end)
+        fuzz(server, 500, counts, until=end)
+        print(f"{dict(counts)}; memory {server.memory()} MB", flush=True)
     return dict(counts)
 
 
@@ -150,7 +152,7 @@ def test_random_requests_are_answered_or_refused_by_name(server):
     counts = collections.Counter()
     fuzz(server, 150, counts)
     assert counts[200] > 10 and counts[400] > 10
-    assert counts["slowest refusal, ms"] < 5000 * SLOWEST
+    assert counts["most CPU of a refusal, ms"] < 1000 * SLOWEST
     assert server.stderr == []
 
 
