@@ -1,12 +1,13 @@
-"""Serve a trained model: a page to read it in, and OpenAI's completions API.
+"""Serve a trained model: a page to read it in, and OpenAI's API.
 
     python serve.py --out_dir=out-prince
 
-Then open http://127.0.0.1:8000, or point any client of OpenAI's completions API to http://127.0.0.1:8000/v1. Needs the
+Then open http://127.0.0.1:8000, or point any client of OpenAI's API to http://127.0.0.1:8000/v1. Needs the
 extra serve. Only this machine is answered, unless LLM_API_KEY holds a key that all requests must then bring along.
 The routes are in serving/app.py.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ from llm import runtime
 from llm.configurator import PositiveInt, UserError, require, run_script
 from llm.reading.load import load_reader
 from llm.runtime import notice
-from llm.serving.access import LOOPBACK
+from llm.serving.access import LOOPBACK, Access, host_name
 from llm.serving.service import Service
 
 
@@ -31,6 +32,7 @@ class Settings(runtime.Settings):
     # where to listen
     host: str = "127.0.0.1"  # any other than this machine's own needs a key in LLM_API_KEY
     port: int = 8000  # 0 = any that is free
+    allow_host: str = ""  # other names of this server, as of a proxy in front of it: book.example,www.book.example
     # limits
     max_prompt_tokens: PositiveInt = 4096  # of a request; the model sees the last block_size of them
     max_new_tokens: PositiveInt = 4096  # of a request's max_tokens
@@ -53,7 +55,7 @@ def load_service(cfg: Settings) -> Service:
     rt = runtime.start(cfg, use="sample")
     return Service(
         Path(cfg.out_dir).resolve().name,
-        load_reader(cfg.out_dir, cfg.checkpoint_name, rt=rt, seed=cfg.seed),
+        load_reader(cfg.out_dir, cfg.checkpoint_name, rt=rt, seed=cfg.seed, copy_weights=True),
         max_prompt_tokens=cfg.max_prompt_tokens,
         max_new_tokens=cfg.max_new_tokens,
         max_waiting=cfg.queue,
@@ -69,30 +71,40 @@ def free_port(cfg: Settings) -> int:
         return 0
 
 
-def main(cfg: Settings, on_start: Callable[[str], object] | None = None) -> None:
-    """Serve until Ctrl-C. on_start: called with the page's address as soon as it listens."""
-    uvicorn = require("uvicorn", "serve")
-    require("fastapi", "serve")
-    from llm.serving.app import make_app  # imports fastapi
-
-    key = os.environ.get("LLM_API_KEY")
-    if cfg.host not in LOOPBACK and not key:
+def make_access(cfg: Settings, key: str | None) -> Access:
+    """Who may send requests. UserError if that would be anybody."""
+    if cfg.host.lower() not in LOOPBACK and not (key and key.strip()):
         raise UserError(
             f"host={cfg.host} is open to others: put a key into LLM_API_KEY, which they must then bring along"
         )
+    access = Access(cfg.host, key, cfg.allow_host)
+    for name in access.allowed:
+        if host_name(name) is None:
+            raise UserError(f"allow_host={cfg.allow_host}: {name} is no host; type --allow_host=book.example")
+    return access
+
+
+def main(cfg: Settings, on_start: Callable[[str], object] | None = None) -> None:
+    """Serve until Ctrl-C. on_start: called with the page's address as soon as it listens."""
+    require("uvicorn", "serve")
+    require("fastapi", "serve")
+    from llm.serving.app import make_app  # imports fastapi
+    from llm.serving.connections import Server  # imports uvicorn
+
+    access = make_access(cfg, os.environ.get("LLM_API_KEY"))
     with listen(cfg.host, cfg.port) as server_socket:
         service = load_service(cfg)
         host, port = f"[{cfg.host}]" if ":" in cfg.host else cfg.host, server_socket.getsockname()[1]
         address = f"http://{host}:{port}"
+        server = Server(make_app(service, access), is_idle=service.engine.is_idle)
+        gc.freeze()  # what is there now stays: collecting garbage would search it again and again
         notice(f"serving {service.name} at {address}; Ctrl-C finishes what runs and ends")
         if on_start:
             on_start(address)
-        app = make_app(service, host=cfg.host, key=key)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         try:
             server.run(sockets=[server_socket])
         finally:
-            service.engine.close()
+            service.close()
 
 
 if __name__ == "__main__":

@@ -156,16 +156,20 @@ def served(package, tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_server(package, served):
-    """start_server(...) runs serve.py of the copy in a process of its own: (process, port)."""
+    """start_server(...) runs serve.py of the copy in a process of its own: (process, port).
+
+    cwd: the folder with out/, if not `served`; preexec_fn: see subprocess.Popen.
+    """
     processes = []
 
-    def start(*arguments, **environment):
+    def start(*arguments, cwd=served, preexec_fn=None, **environment):
         process = subprocess.Popen(
             [sys.executable, str(package / "serve.py"), "--out_dir=out", "--port=0", "--dtype=float32", *arguments],
-            cwd=served,
+            cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"} | environment,
             stderr=subprocess.PIPE,
             encoding="utf-8",
+            preexec_fn=preexec_fn,
         )
         processes.append(process)
         for line in process.stderr:

@@ -1,7 +1,9 @@
 """serve.py answers OpenAI's client and concurrent requests, and refuses other web sites."""
 
+import base64
 import concurrent.futures
 import dataclasses
+import hashlib
 import http.client
 import json
 import re
@@ -20,8 +22,7 @@ from llm.configurator import UserError
 from llm.reading.generate import Sampling, allowed_ids, generate
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import MAX_BATCH, Reader
-from llm.serving.access import request_check
-from llm.serving.completions import Refused, parse_request
+from llm.serving.parameters import MAX_STOPS, parse_completion
 from llm.storage import pretrained
 from llm.text import tokenizer
 
@@ -132,7 +133,12 @@ def test_models(client):
 @pytest.mark.parametrize(
     "parameters, param, status",
     [
-        ({"logprobs": 3}, "logprobs", 400),
+        ({"logprobs": 6}, "logprobs", 400),
+        ({"logprobs": 5, "max_tokens": 4000, "n": 64}, "logprobs", 400),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", 400),
+        ({"logit_bias": {"50256": -100}}, "logit_bias", 400),
+        ({"suffix": "x"}, "suffix", 400),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "include_usage", 400),
         ({"best_of": 2}, "best_of", 400),
         ({"model": "gpt-4"}, "model", 404),
         ({"prompt": ""}, "prompt", 400),
@@ -147,14 +153,14 @@ def test_models(client):
         ({"temperature": 2.1}, "temperature", 400),
         ({"temperature": "hot"}, "temperature", 400),
         ({"temperature": float("nan")}, "temperature", 400),
-        ({"top_p": 0}, "top_p", 400),
+        ({"top_p": -0.1}, "top_p", 400),
         ({"n": 65}, "n", 400),
         ({"n": 40, "prompt": ["a", "b"]}, "n", 400),
-        ({"stop": ["a"] * 5}, "stop", 400),
+        ({"stop": ["a"] * (MAX_STOPS + 1)}, "stop", 400),
         ({"stop": ""}, "stop", 400),
         ({"stop": [1]}, "stop", 400),
         ({"stream": 1}, "stream", 400),
-        ({"seed": -1}, "seed", 400),
+        ({"seed": 2**64}, "seed", 400),
         ({"echo": "yes"}, "echo", 400),
     ],
 )
@@ -167,18 +173,58 @@ def test_an_unsupported_or_wrong_parameter_is_refused_by_name(port, parameters, 
 def test_openais_client_raises_its_own_errors(client):
     with pytest.raises(openai.BadRequestError, match="temperature is 3: expected a number from 0 to 2"):
         complete(client, temperature=3)
-    with pytest.raises(openai.BadRequestError, match="presence_penalty is not supported"):
+    with pytest.raises(openai.BadRequestError, match="presence_penalty is not supported, except as 0 or null"):
         complete(client, presence_penalty=1)
 
 
 @pytest.mark.parametrize("body", ["", "no json", "[1]", "\xff", "[" * 100_000, '{"prompt": "' + "x" * 1_000_001 + '"}'])
 def test_a_body_that_is_no_json_object_is_refused(port, body):
     status, answer = ask(port, "POST", "/v1/completions", body.encode("latin-1"))
-    assert status == 400 and "body" in answer["error"]["message"]
+    assert status == (413 if len(body) > 1_000_000 else 400) and "body" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"best_of": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "suffix": "", "user": "me"},
+        dict.fromkeys(
+            ["best_of", "frequency_penalty", "logit_bias", "suffix", "stop", "user", "logprobs", "seed", "n"]
+        ),
+        {"best_of": 2, "n": 2, "metadata": {"a": "b"}, "stream_options": None, "no_such_parameter": None},
+        {"logprobs": False, "stream_options": {"include_usage": True}},
+    ],
+)
+def test_values_that_ask_for_nothing_are_accepted(port, parameters):
+    body = {"prompt": PROMPT, "max_tokens": 5, "temperature": 0}
+    choices = [json.loads(ask_text(port, b))["choices"][0] for b in (body, body | parameters)]
+    assert choices[0] == choices[1]
+
+
+def ask_text(port, body, path="/v1/completions"):
+    """The text of a streamed answer, or of any that is not JSON; else the JSON's text."""
+    status, answer = ask(port, "POST", path, json.dumps(body))
+    assert status == 200, answer
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
+def test_a_seed_may_be_any_number_of_64_bits(client, seed):
+    texts = [complete(client, seed=seed, temperature=2).choices[0].text for _ in range(2)]
+    assert texts[0] == texts[1]
+
+
+def test_top_p_0_is_the_most_likely_token(client):
+    assert complete(client, top_p=0, temperature=2).choices[0].text == complete(client, temperature=0).choices[0].text
+
+
+def test_a_stream_may_end_with_the_usage(client):
+    *pieces, last = complete(client, [PROMPT, "A wall"], stream=True, stream_options={"include_usage": True})
+    assert last.choices == [] and last.usage == complete(client, [PROMPT, "A wall"]).usage
+    assert all(piece.usage is None and piece.choices for piece in pieces)
 
 
 def test_an_unknown_path_or_method_gets_openais_form_of_error(port):
-    assert ask(port, "GET", "/v1/chat/completions")[0] == 404
+    assert ask(port, "GET", "/v1/embeddings")[0] == 404
     status, answer = ask(port, "GET", "/v1/completions")
     assert status == 405 and answer["error"]["message"] == "GET /v1/completions: Method Not Allowed"
 
@@ -200,29 +246,42 @@ def test_its_own_page_is_served_and_loads_nothing_from_elsewhere(port):
     assert not re.search(r"(src|href)=.(?!data:)|https?://|@import", page)
 
 
-HEADERS = {"host": "book.example:80", "authorization": "Bearer secret"}
+def test_the_page_may_run_its_own_script_and_style_and_nothing_else(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    page, policy = response.read().decode(), response.headers["content-security-policy"]
+    connection.close()
+    for name in ("script", "style"):
+        (content,) = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not re.search(r"\sstyle=|\son[a-z]+=", page)  # which the hashes do not allow
 
 
-def test_with_the_key_requests_are_accepted():
-    assert request_check("0.0.0.0", "secret")(HEADERS, "/v1/models") is None
+@pytest.mark.parametrize("method, path", [("GET", "/"), ("GET", "/healthz"), ("POST", "/cite"), ("PUT", "/nowhere")])
+def test_every_answer_has_the_security_headers(port, method, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for headers in ({}, {"Host": "evil.example"}):
+        connection.request(method, path, "{}", headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.headers["x-content-type-options"] == "nosniff" and "server" not in response.headers
+        assert response.headers["referrer-policy"] == "no-referrer" and response.headers["x-frame-options"] == "DENY"
+    connection.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz"])
-def test_the_page_itself_needs_no_key(path):
-    """It holds nothing of the book, and asks for the key."""
-    assert request_check("0.0.0.0", "secret")({"host": "book.example"}, path) is None
-
-
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer geheim"}, {"authorization": "Bearer sécret"}])
-def test_without_the_key_requests_are_refused(headers):
-    with pytest.raises(Refused, match="expected the server's key") as refused:
-        request_check("0.0.0.0", "secret")({"host": "book.example"} | headers, "/v1/completions")
-    assert refused.value.status == 401 and refused.value.body()["error"]["code"] == "invalid_api_key"
-
-
-def test_another_web_site_is_refused_even_with_the_key():
-    with pytest.raises(Refused, match="another site"):
-        request_check("0.0.0.0", "secret")(HEADERS | {"origin": "http://evil.example"}, "/")
+def test_head_has_the_headers_of_get(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    answers = []
+    for method in ("GET", "HEAD"):
+        connection.request(method, "/")
+        response = connection.getresponse()
+        answers.append((response.status, response.headers["content-length"], response.headers["content-type"]))
+        assert bool(response.read()) == (method == "GET")
+    connection.close()
+    assert answers[0] == answers[1]
 
 
 def test_spans_of_the_book_are_cited(port):
@@ -331,6 +390,6 @@ def test_without_the_extra_one_line_names_it(monkeypatch):
 
 def test_a_request_is_parsed_without_a_server():
     body = {"prompt": ["a", "b"], "stop": None, "temperature": 0}
-    request = parse_request(body, model="m", max_new_tokens=100, max_samples=10)
+    request = parse_completion(body, model="m", max_prompt_tokens=100, max_new_tokens=100, max_samples=10)
     assert request.prompts == ["a", "b"] and request.stop == []
     assert request.temperature == 0 and request.max_tokens == 16

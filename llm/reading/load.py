@@ -68,12 +68,17 @@ def book_sections(ids: np.ndarray, documents: list[Document], tokenizer: Tokeniz
     return text, sections or None
 
 
-def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -> LoadedModel:
+def load_reader(
+    out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int, copy_weights: bool = False
+) -> LoadedModel:
     """The model of a checkpoint, ready for sampling; prints which it is, and whether its book is missing.
 
-    seed: for that line only.
+    seed: for that line only. copy_weights: out of the mapped file, which may then be overwritten while they are used.
     """
     model, tokenizer, info = load_model(out_dir, checkpoint_name, rt.device)
+    if copy_weights:
+        for parameter in model.parameters():  # tied ones are listed once, and stay tied
+            parameter.data = parameter.data.clone()
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
     split, missing_book = find_book(info.dataset, info.text_sha256)
     book_ids, book_text, sections = None, "", None

@@ -1,7 +1,4 @@
-"""OpenAI's completions API: what a request may ask for, and what is answered. No network here.
-
-Reference: OpenAI's API reference, "Completions". Parameters that are not supported are refused by name, never ignored.
-"""
+"""Answers in the form of OpenAI's API: completions and chat completions, whole and streamed. No network here."""
 
 import asyncio
 import contextlib
@@ -9,114 +6,14 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 from llm.reading.generate import Sampling
 from llm.serving.engine import Job
+from llm.serving.logprobs import LogprobsObject
+from llm.serving.parameters import CompletionRequest, Refused
 from llm.text.tokenizer import Tokenizer
 
-MAX_STOPS = 4  # OpenAI's limit
-PARAMETERS = ("model", "prompt", "max_tokens", "temperature", "top_p", "n", "stop", "stream", "seed", "echo")
-ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
-
-
-class Refused(Exception):
-    """A request that is answered with an error, worded as OpenAI's API does."""
-
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None):
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
-
-    def body(self) -> dict:
-        """The answer's JSON."""
-        error_type = ERROR_TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": error_type, "param": self.param, "code": self.code}}
-
-
-@dataclass(frozen=True)
-class CompletionRequest:
-    """A checked request for completions; the defaults are OpenAI's."""
-
-    prompts: list  # of texts, or of lists of ids
-    max_tokens: int
-    temperature: float
-    top_p: float
-    n: int  # samples of each prompt
-    stop: list[str]
-    stream: bool
-    seed: int
-    echo: bool
-
-
-def parameter(
-    body: dict, name: str, default, types: tuple, expected: str, is_valid: Callable[..., bool] = lambda value: True
-):
-    """A parameter's value, or the default if it is missing or null. Refused, by its name, if it is not as expected."""
-    value = body.get(name)
-    if value is None:
-        return default
-    # isinstance(True, int) holds, but True is no number here
-    if not isinstance(value, types) or isinstance(value, bool) != (bool in types) or not is_valid(value):
-        raise Refused(400, f"{name} is {json.dumps(value)[:80]}: expected {expected}", param=name)
-    return value
-
-
-def is_text(value) -> bool:
-    """Whether a prompt is a text that is not empty."""
-    return isinstance(value, str) and value != ""
-
-
-def is_ids(value) -> bool:
-    """Whether a prompt is a list of token ids that is not empty."""
-    return isinstance(value, list) and value != [] and all(type(token) is int for token in value)
-
-
-def parse_prompts(value) -> list:
-    """The prompts in a request's `prompt`: a text, a list of texts, a list of ids, or a list of such lists."""
-    if is_text(value) or is_ids(value):
-        return [value]
-    if isinstance(value, list) and value and (all(map(is_text, value)) or all(map(is_ids, value))):
-        return value
-    raise Refused(400, "prompt: expected a text that is not empty, a list of texts, or token ids", param="prompt")
-
-
-def parse_stop(body: dict) -> list[str]:
-    """The stop strings of a request."""
-    stop = parameter(body, "stop", [], (str, list), "a text or a list of texts")
-    if isinstance(stop, str):
-        stop = [stop]
-    if len(stop) > MAX_STOPS or not all(map(is_text, stop)):
-        raise Refused(400, f"stop: expected at most {MAX_STOPS} texts that are not empty", param="stop")
-    return stop
-
-
-def parse_request(body, *, model: str, max_new_tokens: int, max_samples: int) -> CompletionRequest:
-    """What a request's JSON asks for. Refused if that is not supported or beyond the limits.
-
-    model: the name of the only one here; max_new_tokens: limit of max_tokens; max_samples: limit of n.
-    """
-    if not isinstance(body, dict):
-        raise Refused(400, "the body: expected a JSON object")
-    for name in body:
-        if name not in PARAMETERS:
-            raise Refused(400, f"{name} is not supported; these are: {', '.join(PARAMETERS)}", param=name)
-    requested_model = parameter(body, "model", model, (str,), "a text")
-    if requested_model != model:
-        message = f"there is no model {requested_model!r} here, only {model!r}"
-        raise Refused(404, message, param="model", code="model_not_found")
-    stop, number = parse_stop(body), (int, float)
-    up_to, n_up_to = f"a number from 0 to {max_new_tokens}", f"a number from 1 to {max_samples}"
-    return CompletionRequest(
-        prompts=parse_prompts(body.get("prompt")),
-        max_tokens=parameter(body, "max_tokens", 16, (int,), up_to, lambda m: 0 <= m <= max_new_tokens),
-        temperature=parameter(body, "temperature", 1.0, number, "a number from 0 to 2", lambda t: 0 <= t <= 2),
-        top_p=parameter(body, "top_p", 1.0, number, "a number above 0, at most 1", lambda p: 0 < p <= 1),
-        n=parameter(body, "n", 1, (int,), n_up_to, lambda n: 1 <= n <= max_samples),
-        stop=stop,
-        stream=parameter(body, "stream", False, (bool,), "true or false"),
-        seed=parameter(body, "seed", secrets.randbits(63), (int,), "a number below 2**63", lambda s: 0 <= s < 2**63),
-        echo=parameter(body, "echo", False, (bool,), "true or false"),
-    )
+Piece = tuple[int, str, str | None]  # (sample, text, finish_reason)
 
 
 class Answer:
@@ -124,19 +21,35 @@ class Answer:
 
     def __init__(self, model: str, request: CompletionRequest, prompts: list[list[int]], tokenizer: Tokenizer):
         """model: its name; prompts: those of the request, as ids."""
-        self.id, self.model, self.created = f"cmpl-{secrets.token_hex(12)}", model, int(time.time())
+        self.request, self.model, self.created = request, model, int(time.time())
+        self.id = f"{'chatcmpl' if request.chat else 'cmpl'}-{secrets.token_hex(12)}"
         self.n_prompt_tokens = sum(map(len, prompts))
         self.loop = asyncio.get_running_loop()
-        self.deliveries: asyncio.Queue[tuple[int, str, str | None]] = asyncio.Queue()  # (sample, text, finish_reason)
-        sampling = Sampling(temperature=request.temperature, top_p=request.top_p)
+        self.deliveries: asyncio.Queue[Piece] = asyncio.Queue()
         self.echoes: list[str] = []  # what the text of each sample begins with
         self.jobs: list[Job] = []
+        self.logprobs = [LogprobsObject(tokenizer) for _ in range(request.n_samples)]
+        self.n_scores = [0] * request.n_samples  # of each sample, that `logprobs` has got
         for prompt, ids in zip(request.prompts, prompts, strict=True):
-            text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+            # with logprobs the text is that of the tokens, so that both agree
+            text = prompt if isinstance(prompt, str) and request.logprobs is None else tokenizer.decode(ids)
             for n in range(request.n):
-                deliver = self._deliver_to(len(self.jobs))
-                self.jobs.append(Job(ids, request.max_tokens, sampling, [request.seed, n], request.stop, deliver))
+                self.jobs.append(self._job(ids, n))
                 self.echoes.append(text if request.echo else "")
+
+    def _job(self, ids: list[int], n: int) -> Job:
+        """Sample n of a prompt."""
+        request = self.request
+        return Job(
+            prompt_ids=ids,
+            max_new_tokens=request.max_tokens,
+            sampling=Sampling(temperature=request.temperature, top_p=request.top_p),
+            seed=[request.seed, n],
+            stop=request.stop,
+            deliver=self._deliver_to(len(self.jobs)),
+            n_top=request.logprobs,
+            scores_prompt=request.echo and request.logprobs is not None,
+        )
 
     def _deliver_to(self, index: int) -> Callable[[str, str | None], None]:
         """Job.deliver of sample `index`, which the engine's thread calls."""
@@ -147,54 +60,99 @@ class Answer:
 
         return deliver
 
-    async def pieces(self) -> AsyncIterator[tuple[int, str, str | None]]:
+    async def pieces(self) -> AsyncIterator[Piece]:
         """(sample, text, finish_reason) as they are drawn. Cancels the jobs when the caller stops iterating."""
-        n_unfinished = len(self.jobs)
+        n_unfinished, echoes = len(self.jobs), list(self.echoes)
         try:
-            for index, echo in enumerate(self.echoes):
-                if echo:
-                    yield index, echo, None
             while n_unfinished:
                 index, text, finish_reason = await self.deliveries.get()
                 if finish_reason == "error":
                     raise Refused(500, text)
                 if finish_reason is not None:
                     n_unfinished -= 1
-                yield index, text, finish_reason
+                yield index, echoes[index] + text, finish_reason
+                echoes[index] = ""
         finally:
             for job in self.jobs:
                 job.cancelled = True
 
-    def completion(self, pieces: list[tuple[int, str, str | None]], **more) -> dict:
-        """OpenAI's text_completion object with these pieces for choices."""
-        choices = [
-            {"text": text, "index": index, "logprobs": None, "finish_reason": finish_reason}
-            for index, text, finish_reason in pieces
-        ]
-        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
-        return {**head, "choices": choices, **more}
+    def _logprobs(self, index: int, shown: int, finish_reason: str | None) -> dict | None:
+        """The logprobs object of a sample's next piece. shown: length of the sample's text with this piece."""
+        if self.request.logprobs is None:
+            return None
+        job, made = self.jobs[index], self.logprobs[index]
+        if self.n_scores[index] == 0 and job.prompt_scores:
+            made.add(job.prompt_scores)
+            made.start_text(len(self.echoes[index]))
+            job.prompt_scores = []
+        scores = job.scores[self.n_scores[index] : job.n_scores]
+        self.n_scores[index] += len(scores)
+        made.add(scores)
+        ended_by_stop = finish_reason == "stop" and not job.ended_document
+        return made.take(None if finish_reason is not None and not ended_by_stop else shown)
 
-    async def whole(self) -> dict:
+    def usage(self) -> dict:
+        """OpenAI's usage object."""
+        n_drawn = sum(job.n_tokens for job in self.jobs)
+        total = self.n_prompt_tokens + n_drawn
+        return {"prompt_tokens": self.n_prompt_tokens, "completion_tokens": n_drawn, "total_tokens": total}
+
+    def _object(self, choices: list[dict], *, chunk: bool, **more) -> dict:
+        """OpenAI's object with these choices, which stand last in it. chunk: of a stream."""
+        kind = "text_completion" if not self.request.chat else "chat.completion" + ".chunk" * chunk
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, **more, "choices": choices}
+
+    async def whole(self) -> bytes:
         """The answer's JSON if the request is not streamed."""
-        texts: list[str] = [""] * len(self.jobs)
+        texts: list[list[str]] = [[] for _ in self.jobs]
         finish_reasons: list[str | None] = [None] * len(self.jobs)
         async for index, text, finish_reason in self.pieces():
-            texts[index] += text
+            texts[index].append(text)
             finish_reasons[index] = finish_reason
-        n_drawn = sum(job.n_tokens for job in self.jobs)
-        usage = {
-            "prompt_tokens": self.n_prompt_tokens,
-            "completion_tokens": n_drawn,
-            "total_tokens": self.n_prompt_tokens + n_drawn,
-        }
-        return self.completion(list(zip(range(len(texts)), texts, finish_reasons, strict=True)), usage=usage)
+        return await asyncio.to_thread(self._whole_json, ["".join(pieces) for pieces in texts], finish_reasons)
+
+    def _whole_json(self, texts: list[str], finish_reasons: list[str | None]) -> bytes:
+        """The answer's JSON, encoded choice by choice: the encoder keeps all other threads waiting."""
+        choices = []
+        for index, (text, finish_reason) in enumerate(zip(texts, finish_reasons, strict=True)):
+            choice = {"index": index, "finish_reason": finish_reason}
+            if self.request.chat:
+                choice |= {"message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": None}
+            else:
+                choice |= {"text": text, "logprobs": self._logprobs(index, len(text), finish_reason)}
+            choices.append(json.dumps(choice))
+        head = json.dumps(self._object([], chunk=False, usage=self.usage()))
+        return f"{head.removesuffix(']}')}{', '.join(choices)}]}}".encode()
+
+    def _chunks(self, index: int, text: str, finish_reason: str | None, length: int) -> list[dict]:
+        """The choices, each for an event of its own, that stream a piece; length: of the text with this piece."""
+        if not self.request.chat:
+            logprobs = self._logprobs(index, length, finish_reason)
+            return [{"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish_reason}]
+        parts = [({"content": text}, None)] if text else []
+        if length == len(text):  # the first piece
+            parts.insert(0, ({"role": "assistant", "content": ""}, None))
+        if finish_reason is not None:
+            parts.append(({}, finish_reason))
+        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": end} for delta, end in parts]
 
     async def events(self) -> AsyncIterator[str]:
         """The answer's server-sent events if the request is streamed."""
+        lengths, more = [0] * len(self.jobs), {"usage": None} if self.request.include_usage else {}
         try:
             async with contextlib.aclosing(self.pieces()) as pieces:
-                async for piece in pieces:
-                    yield f"data: {json.dumps(self.completion([piece]))}\n\n"
+                async for index, text, finish_reason in pieces:
+                    lengths[index] += len(text)
+                    for choice in self._chunks(index, text, finish_reason, lengths[index]):
+                        yield event(self._object([choice], chunk=True, **more))
+            if self.request.include_usage:
+                yield event(self._object([], chunk=True, usage=self.usage()))
         except Refused as e:
-            yield f"data: {json.dumps(e.body())}\n\n"
+            yield event(e.body())
         yield "data: [DONE]\n\n"
+
+
+def event(data: dict) -> str:
+    """A server-sent event."""
+    return f"data: {json.dumps(data)}\n\n"

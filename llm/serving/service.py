@@ -1,13 +1,47 @@
 """One model behind the requests: it reads prompts, queues samples and finds citations. No network here."""
 
+import asyncio
+import concurrent.futures
 import time
+from collections.abc import Callable
+from typing import Any
 
 from llm.configurator import UserError
 from llm.reading.cite import BookIndex, split_words
 from llm.reading.load import LoadedModel
-from llm.reading.prompt import encode_prompt
-from llm.serving.completions import Answer, CompletionRequest, Refused, parse_request
+from llm.reading.prompt import as_in_book, encode_prompt, searchable
+from llm.serving.completions import Answer
 from llm.serving.engine import Engine, QueueFull
+from llm.serving.parameters import CompletionRequest, Refused, parse_chat, parse_completion
+
+MAX_CITE_CHARACTERS = 32  # for each token that a prompt and its continuation may have
+
+
+class BackgroundThread:
+    """Runs functions one after another in a thread of its own, away from the event loop."""
+
+    def __init__(self, max_waiting: int):
+        self.executor, self.n_waiting, self.max_waiting = concurrent.futures.ThreadPoolExecutor(1), 0, max_waiting
+
+    async def run(self, function: Callable, *args) -> Any:
+        """The function's result. Refused with status 429 if too many wait."""
+        if self.n_waiting >= self.max_waiting:
+            raise queue_full()
+        self.n_waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+        future.add_done_callback(self._done)
+        return await future
+
+    def _done(self, future: asyncio.Future) -> None:
+        self.n_waiting -= 1
+
+    def close(self) -> None:
+        """Drop what waits."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def queue_full() -> Refused:
+    return Refused(429, "too many requests are waiting; try again in a moment", code="queue_full")
 
 
 class Service:
@@ -18,19 +52,22 @@ class Service:
         self.name, self.created = name, int(time.time())
         self.max_prompt_tokens, self.max_new_tokens, self.max_waiting = max_prompt_tokens, max_new_tokens, max_waiting
         self.tokenizer, self.book_text = model.tokenizer, model.book_text
+        self.block_size = model.reader.config.block_size
         self.book_index = BookIndex(model.book_text, model.sections) if model.book_text else None
+        searchable(model.book_text, model.tokenizer.by_characters)  # now, not at the first request
         self.engine = Engine(model.reader, model.tokenizer, max_waiting=max_waiting)
+        self.encoding, self.citing = BackgroundThread(max_waiting), BackgroundThread(max_waiting)
 
-    def parse(self, body) -> CompletionRequest:
+    def parse(self, body, *, chat: bool = False) -> CompletionRequest:
         """What a request's JSON asks for. Refused if that is not supported or beyond the limits."""
-        limits = dict(max_new_tokens=self.max_new_tokens, max_samples=self.max_waiting)
-        return parse_request(body, model=self.name, **limits)
+        limits = dict(max_prompt_tokens=self.max_prompt_tokens, max_new_tokens=self.max_new_tokens)
+        return (parse_chat if chat else parse_completion)(body, model=self.name, max_samples=self.max_waiting, **limits)
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         """The ids of a prompt. Refused if it is too long, or has a character or an id that the model lacks."""
         if isinstance(prompt, str):
             try:
-                ids = encode_prompt(self.tokenizer, prompt, self.book_text)
+                ids = encode_prompt(self.tokenizer, prompt)
             except UserError as e:
                 raise Refused(400, str(e), param="prompt") from None
         else:
@@ -40,28 +77,68 @@ class Service:
         if len(ids) > self.max_prompt_tokens:
             message = f"prompt has {len(ids):,} tokens: at most {self.max_prompt_tokens:,} are allowed here"
             raise Refused(400, message, param="prompt", code="context_length_exceeded")
-        return ids
+        return self._as_in_book(prompt, ids) if isinstance(prompt, str) else ids
 
-    def start(self, request: CompletionRequest) -> Answer:
-        """Queue the samples of a request. Refused with status 429 if the queue is full."""
+    def _as_in_book(self, prompt: str, ids: list[int]) -> list[int]:
+        """The ids of a prompt as printed in the book; if it is longer than the context, only the end is looked up.
+
+        ids: of the prompt as typed.
+        """
+        by_characters, n_before = self.tokenizer.by_characters, 0
+        if len(ids) > self.block_size:
+            n_before = len(ids) - self.block_size
+            while (
+                not by_characters
+                and n_before < len(ids)
+                and not self.tokenizer.decode_bytes(ids[n_before:][:1])[:1].isspace()
+            ):
+                n_before += 1  # to the beginning of a word
+            prompt = self.tokenizer.decode(ids[n_before:])
+        printed = as_in_book(prompt, self.book_text, by_characters=by_characters)
+        return ids if printed is None else ids[:n_before] + self.tokenizer.encode(printed)
+
+    def _encode_all(self, request: CompletionRequest) -> list[list[int]]:
+        """The ids of all prompts of a request."""
         prompts = [self.encode(prompt) for prompt in request.prompts]
-        if len(prompts) * request.n > self.max_waiting:
-            message = f"{len(prompts)} prompts times n={request.n}: at most {self.max_waiting} samples in a request"
-            raise Refused(400, message, param="n")
+        longest = max(map(len, prompts))
+        if request.echo and request.logprobs is not None and longest > self.block_size:
+            message = f"logprobs of a prompt of {longest:,} tokens: the model's context has {self.block_size:,}"
+            raise Refused(400, message, param="prompt", code="context_length_exceeded")
+        return prompts
+
+    async def start(self, request: CompletionRequest) -> Answer:
+        """Queue the samples of a request. Refused with status 429 if the queue is full."""
+        if not self.engine.has_room(request.n_samples):
+            raise queue_full()
+        prompts = await self.encoding.run(self._encode_all, request)
         answer = Answer(self.name, request, prompts, self.tokenizer)
         try:
             self.engine.submit(answer.jobs)
         except QueueFull:
-            raise Refused(429, "too many requests are waiting; try again in a moment", code="queue_full") from None
+            raise queue_full() from None
         return answer
 
-    def cite(self, text: str) -> dict:
+    async def cite(self, text: str) -> dict:
         """{"book": whether it is at hand, "pieces": the text, its spans with words and place, "words": in all}."""
+        limit = MAX_CITE_CHARACTERS * (self.max_prompt_tokens + self.max_new_tokens)
+        if len(text) > limit:
+            raise Refused(400, f"text has {len(text):,} characters: at most {limit:,} are allowed here", param="text")
         if self.book_index is None:
             return {"book": False, "pieces": [{"text": text}]}
+        return await self.citing.run(self._cite, text)
+
+    def _cite(self, text: str) -> dict:
+        """The answer of `cite`."""
         pieces = []
         for piece, span in self.book_index.pieces(text):
             pieces.append({"text": piece})
             if span:
                 pieces[-1] |= {"words": span.words, "where": span.where()}
         return {"book": True, "pieces": pieces, "words": len(split_words(text))}
+
+    def close(self) -> None:
+        """Cancel what nobody waits for any longer, and end the threads."""
+        for thread in (self.encoding, self.citing):
+            thread.close()
+        self.engine.cancel_all()
+        self.engine.close()

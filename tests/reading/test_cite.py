@@ -1,5 +1,8 @@
 """Spans of a text that occur in the book are found with chapter and line, and nothing else is."""
 
+import random
+import time
+
 import pytest
 from conftest import STORY
 
@@ -132,3 +135,43 @@ def test_the_book_and_chapter_of_meta_json_are_named():
     assert [s.where() for s in BookIndex(text, sections).spans("i j k l m n o p")] == ["Two, line 1"]
     assert [s.where() for s in BookIndex(text, sections).spans("q r s t u v w x")] == ["Two, The Rope, line 3"]
     assert spans == []  # a comma belongs to its word
+
+
+def by_search(book, text):
+    """[(start, number of words, index in the book)] of the spans, found by comparing with all of the book's words."""
+    words, found, n = text.split(), [], 0
+    while n <= len(words) - MIN_WORDS:
+        best, where = 0, 0
+        for first in range(len(book)):
+            length = 0
+            while n + length < len(words) and book[first + length : first + length + 1] == [words[n + length]]:
+                length += 1
+            if length > best:
+                best, where = length, first
+        if best >= MIN_WORDS:
+            found.append((n, best, where))
+        n += best if best >= MIN_WORDS else 1
+    return found
+
+
+def test_the_longest_match_is_found_in_books_that_repeat_themselves():
+    chance, n_found = random.Random(2), 0
+    for _ in range(300):
+        letters = chance.choice(["ab", "abc", "abcdef"])
+        book = [chance.choice(letters) for _ in range(chance.randrange(0, 90))]
+        words = [chance.choice(letters + "z") for _ in range(40)] + book[10:50] + ["z"] + book[5:30]
+        index, text = BookIndex("\n".join(book)), " ".join(words)
+        expected = [(2 * n, length, f"line {where + 1:,}") for n, length, where in by_search(book, text)]
+        assert [(span.start, span.words, span.where()) for span in index.spans(text)] == expected
+        n_found += len(expected)
+    assert n_found > 300
+
+
+def test_a_text_takes_time_in_proportion_to_its_length():
+    """120,000 words took 67 s; a book of one sentence again and again must not be slow either."""
+    sentence = "All work and no play makes Jack a dull boy\n"
+    for book, text in ((STORY, "ab " * 60_000), (STORY, STORY * 5), (sentence * 3000, sentence * 3000)):
+        index = BookIndex(book)
+        began = time.perf_counter()
+        index.spans(text)
+        assert time.perf_counter() - began < 3
