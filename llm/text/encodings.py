@@ -24,9 +24,10 @@ SAMPLE = 100_000  # characters that are looked at to tell encodings apart
 MAX_PLACES = 3  # named in one note
 MAX_CONTROL = 0.005  # share of control characters above which a file is no text
 MIN_UNKNOWN = 2_000  # bytes of a text whose language the tables lack, to trust charset-normalizer alone
+MIN_VALID = 3  # times as many valid characters beyond ASCII as bad bytes, to be UTF-8 with damage
 SURE = 1.5  # a language must have this many times as many common words as the next reading's
 UTF7_RUN = re.compile(rb"\+([A-Za-z0-9+/]*)-?")
-WESTERN_LETTERS = set("àâäáãåæçéèêëíìîïñóòôöõøœúùûüßÿš")
+WESTERN_LETTERS = set("’àâäáãåæçéèêëíìîïñóòôöõøœúùûüßÿš")
 # sequences of characters that are UTF-8's bytes read as windows-1252: Ã© (é), â€™ (’)
 MOJIBAKE = re.compile("(?:[ÂÃÄÅÐÑ][\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[€‚„][\x80-¿™œ˜¦“”\u009d¢])")
 
@@ -80,7 +81,7 @@ def decode_bytes(data: bytes, encoding: str | None, name: str) -> tuple[str, lis
             raise UserError(f"{name} is not text: expected a text file, best in UTF-8") from None
     text, notes, valid, bad = damaged_utf8(data)
     cut = valid == bad == 0 and re.search(rb"[\xc3\xe2]\Z|[\xe0-\xf4][\x80-\xbf]{1,2}\Z", data)
-    return (text, notes) if valid > bad or cut else other_encoding(data, name)
+    return (text, notes) if valid > MIN_VALID * bad or cut else other_encoding(data, name)
 
 
 def decode_unicode(data: bytes, encoding: str) -> tuple[str, list[str]]:
@@ -237,7 +238,9 @@ def other_encoding(data: bytes, name: str) -> tuple[str, list[str]]:
 def windows_punctuation(data: bytes) -> str | None:
     """The data as windows-1252, if quotation marks and dashes are all that they have beyond ASCII."""
     text = data.decode("cp1252", "replace")
-    return text if all(c in "‘’“”–—…" for c in re.findall(r"[^\x00-\x7f]", text)) else None
+    plain = re.sub(r"(?<=[A-Za-z])’(?=(?:s|t|d|m|re|ll|ve)\b)", "'", text)  # don’t
+    known = all(c in "‘’“”–—…" for c in re.findall(r"[^\x00-\x7f]", text))
+    return text if known and misfits(plain, set()) == 0 else None
 
 
 def readable(encoding: str) -> str:

@@ -21,9 +21,11 @@ PLAIN_END = re.compile(  # a paragraph of its own, at most three lines: "Ende di
     r"Gutenberg[^\n]*(?:\n[^\n]+){0,2}(?=\n\s*\n|\s*\Z)",
     re.I,
 )
-HEADER = re.compile(r"\s*\**[ \t]*(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)", re.I)
+HEADER = re.compile(
+    r"\s*(?:\*+[ \t]*)?(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)", re.I
+)
 HEADER_PARAGRAPH = re.compile(  # what stands in headers without a START line
-    r"\s*(?:\**[ \t]*(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)|"
+    r"\s*(?:(?:\*+[ \t]*)?(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)|"
     r"Copyright laws are chang|"
     r"Please take a look at|This header should be|We encourage you to keep|\**Welcome To The World of Free|"
     r"\**eBooks Readable By Both|\**Etexts Readable By Both|\*{3,}These e|This e(?:Book|text) is |"
@@ -38,8 +40,8 @@ CREDIT = re.compile(r"\s*(?:This e-?(?:text|book) was )?(?:produced|prepared|tra
 NOTE = re.compile(r"\s*[\[(*_]*Transcriber[’']?s?[’']? notes?\b", re.I)
 ILLUSTRATION = re.compile(r"^[ \t]*\[(?:Illustration|Ilustración|Abbildung)\.?:?\][ \t]*\n(?:[ \t]*\n)*", re.M | re.I)
 INSERT = re.compile(r"^<<THIS ELECTRONIC VERSION(?:[^>\n]|\n(?!\n))*?>>[ \t]*\n(?:[ \t]*\n)*", re.M | re.I)
-CANADA_END = re.compile(r"\n\s*\[End of [^\]]{1,300}\]\s*\Z")
-AUSTRALIA_END = re.compile(r"\n\s*This site is full of FREE ebooks[^\n]*\s*\Z", re.I)
+CANADA_END = re.compile(r"(?<=\n)[ \t]*\[End of [^\]]{1,300}\]\s*\Z")
+AUSTRALIA_END = re.compile(r"(?<=\n)[ \t]*This site is full of FREE ebooks[^\n]*\s*\Z", re.I)
 LICENCE_WORDS = re.compile(
     r"Gutenberg|licen[cs]e|Lizenz|licencia|licenza|e-?texts?\b|e-?books?\b|small print|copyright|editions", re.I
 )

@@ -12,11 +12,12 @@ MIN_COMMON = 0.04
 MIN_COMMON_WORDS = 3
 MAX_MISFITS = 0.02  # of the characters beyond ASCII
 TYPOGRAPHY = set("‘’‚“”„…–—«»‹›·•§°£€©®™½¼¾¡¿ªº†‡\u00a0\u00ad№×÷¶¢¥¹²³´`¨˝µ±¦¬¤ˆ˜‰")
-BETWEEN_LETTERS = set("’‘–—·\u00ad…“”\u00a0")  # typography that may stand between two letters: don’t, l·l, yes–no
+BETWEEN_LETTERS = set("–—·\u00ad…\u00a0")  # typography that may stand between two letters: l·l, yes–no
+ELIDED, SHORTENED = set("cdjlmnstuvCDJLMNST"), set("stdmrlv")  # letters before and after ’: l’été, qu’il, don’t, it’s
 
 
 class Language(NamedTuple):
-    """letters: lower-case letters beyond ASCII; words: common words, or characters if it is written without spaces."""
+    """letters: lower-case ones beyond ASCII, and ’ if it stands inside words; words: the commonest."""
 
     letters: str
     words: str
@@ -27,13 +28,13 @@ WESTERN = ("cp1252", "iso8859_15", "mac_roman", "cp850", "cp437")
 CENTRAL = ("cp1250", "iso8859_2", "cp852", "mac_latin2")
 CYRILLIC = ("cp1251", "koi8_u", "koi8_r", "cp866", "iso8859_5", "mac_cyrillic", "cp855")
 LANGUAGES = {
-    "English": Language("éèêëàâäçïîñöôüæœ", "the and of to in a that he was it is for his with as i on", WESTERN),
-    "French": Language("àâæçéèêëîïôœùûüÿ", "de la le et les des un une que qui il en du ne pas dans se", WESTERN),
-    "German": Language("äöüßéèàêç", "der die und das den ein er sie nicht zu in es von mit sich dem auf", WESTERN),
+    "English": Language("’éèêëàâäçïîñöôüæœ", "the and of to in a that he was it is for his with as i on", WESTERN),
+    "French": Language("’àâæçéèêëîïôœùûüÿ", "de la le et les des un une que qui il en du ne pas dans se", WESTERN),
+    "German": Language("’äöüßéèàêç", "der die und das den ein er sie nicht zu in es von mit sich dem auf", WESTERN),
     "Spanish": Language("áéíñóúüç", "de la que el en y a los se un no las por con su lo una del", WESTERN),
-    "Italian": Language("àèéìíîòóùú", "di che e la il un a non in per una i si con le lo del da", WESTERN),
+    "Italian": Language("’àèéìíîòóùú", "di che e la il un a non in per una i si con le lo del da", WESTERN),
     "Portuguese": Language("áàâãçéêíóôõúü", "de a o que e do da em um os no se na não uma as com", WESTERN),
-    "Dutch": Language("éèëêïöüóáäç", "de het een en van ik dat hij niet in is te zijn op die met", WESTERN),
+    "Dutch": Language("’éèëêïöüóáäç", "de het een en van ik dat hij niet in is te zijn op die met", WESTERN),
     "Swedish": Language("åäöéàü", "och att det i en som han på är av för med hon den inte var", WESTERN),
     "Danish": Language("æøåéöäòô", "og i at det en den er som han til på de med af for ikke", WESTERN),
     "Finnish": Language("äöåšž", "ja ei on hän se oli että mutta niin kun ole minä sitä kuin", WESTERN),
@@ -44,7 +45,7 @@ LANGUAGES = {
     "Hungarian": Language("áéíóöőúüű", "a az és hogy nem is egy azt volt csak de mint ez ki el meg", CENTRAL),
     "Romanian": Language("ăâîșțşţ", "și de la în a nu să se cu o un pe din mai ce că este şi", CENTRAL),
     "Croatian": Language("čćđšž", "i je u se na da nije su za od što kao bi sam ali to s koji", CENTRAL),
-    "Turkish": Language("çğıöşüâîûİ", "bir ve bu da de o için ne çok gibi daha ben var mi değil", ("cp1254", "cp857")),
+    "Turkish": Language("’çğıöşüâîûİ", "bir ve bu da de o için ne çok gibi daha ben var mi değil", ("cp1254", "cp857")),
     "Lithuanian": Language(
         "ąčęėįšųūž", "ir kad į iš tai su yra bet o jis ne kaip ant buvo jo", ("cp1257", "iso8859_13")
     ),
@@ -53,7 +54,7 @@ LANGUAGES = {
         "абвгдеёжзийклмнопрстуфхцчшщъыьэюя", "и в не на что я он с как а то это все по но к у за", CYRILLIC
     ),
     "Ukrainian": Language(
-        "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя", "і не на що в з як це він та до а за у він але", CYRILLIC
+        "’абвгґдеєжзиіїйклмнопрстуфхцчшщьюя", "і не на що в з як це він та до а за у він але", CYRILLIC
     ),
     "Bulgarian": Language("абвгдежзийклмнопрстуфхцчшщъьюя", "и на да се не в от за с той че е по си като а", CYRILLIC),
     "Serbian": Language("абвгдђежзијклљмнњопрстћуфхцчџш", "и је у се да на не за од су као што то ли али", CYRILLIC),
@@ -110,7 +111,9 @@ def misfits(text: str, letters: set[str]) -> float:
         before, after = text[at - 1 : at] if at else "", text[at + 1 : at + 2]
         found += 1
         if character in TYPOGRAPHY:
-            wrong += before.isalpha() and after.isalpha() and character not in BETWEEN_LETTERS
+            inside = before.isalpha() and after.isalpha()
+            elided = character in letters and (before in ELIDED or after in SHORTENED)
+            wrong += inside and character not in BETWEEN_LETTERS and not elided
         elif character.lower() not in letters and character not in letters:
             wrong += 1
         elif character.isalpha():  # a capital after a small letter, or a Greek letter after a Latin one

@@ -3,7 +3,7 @@
 import re
 
 from llm.configurator import UserError
-from llm.text.encodings import BOMS, checked_encoding, damaged_utf8, decode_bytes, paired_surrogates
+from llm.text.encodings import BOMS, MIN_VALID, checked_encoding, damaged_utf8, decode_bytes, paired_surrogates
 
 DECLARED = re.compile(
     rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)|<meta[^>]*?charset\s*=\s*["']?\s*([\w.:-]+)""", re.I
@@ -19,7 +19,7 @@ def decode_markup(data: bytes, *, encoding: str | None = None, name: str = "this
     except UnicodeDecodeError:
         pass
     text, _, valid, bad = damaged_utf8(data)
-    if valid > bad:
+    if valid > MIN_VALID * bad:
         return text
     declared = DECLARED.search(data[:4000])
     if declared:

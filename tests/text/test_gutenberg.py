@@ -1,5 +1,7 @@
 """Project Gutenberg's additions are removed in every form, and nothing else."""
 
+import time
+
 import pytest
 
 from llm.text.gutenberg import strip_gutenberg
@@ -133,3 +135,14 @@ def test_a_text_that_holds_nothing_else_is_left_with_a_note():
     text = f"{FRONT}{START}\n\n{END}{LICENCE}"
     stripped, notes = strip_gutenberg(text)
     assert stripped == text and "left" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "filling",
+    ["\n" * 1_100_000, " " * 1_100_000, "*** " * 250_000, "***\n" * 100_000, f"{BOOK}\n\n" * 2_000, "a" * 3_000_000],
+)
+def test_large_and_absurd_texts_take_seconds(filling):
+    began = time.perf_counter()
+    strip_gutenberg(filling)
+    strip_gutenberg(f"{START}\n\n{filling}\n\n{END}\n")
+    assert time.perf_counter() - began < 20
