@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [README, *DOCS, *(ROOT / name for name in ("BENCHMARKS.md", "CONTRIBUTING.md", "SECURITY.md"))]
-SCRIPTS = ["train", "sample", "recall", "probe", "serve", "plot", "bench", "export", "data/book/prepare"]
+SCRIPTS = ["learn", "train", "sample", "recall", "probe", "serve", "plot", "bench", "export", "data/book/prepare"]
 
 
 def relative(path: Path) -> str:
@@ -35,6 +35,7 @@ CHEAP = {  # arguments that are added to a command with this word
     "--help": [],
     "config/finetune_prince.py": SMALL_GPT2,
     "train.py": TINY,
+    "learn.py": [word for word in TINY if "block_size" not in word],  # which follows from the length of the text
     "sample.py": ["--max_new_tokens=5"],
     "probe.py": ["--max_new_tokens=5"],
 }
@@ -66,7 +67,9 @@ def all_commands() -> list[list[str]]:
     found = [list(words) for words in dict.fromkeys(map(tuple, found))]
 
     def stage(words: list[str]) -> int:
-        return 0 if words[0].startswith("data/") else 1 if "train.py" in words else 2
+        if words[0] == "learn.py":  # before its book has a dataset of the same name
+            return 0
+        return 1 if words[0].startswith("data/") else 2 if "train.py" in words else 3
 
     return sorted(found, key=stage)
 

@@ -496,7 +496,7 @@ def test_memory_that_will_not_do_is_told_before(learn, monkeypatch, capsys):
 def test_the_death_of_another_process_is_told(monkeypatch):
     gloo = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234")
     for error, kind in ((gloo, UserError), (RuntimeError("a bug"), RuntimeError)):
-        monkeypatch.setattr(train, "train", lambda cfg, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(train, "train", lambda *_, error=error: (_ for _ in ()).throw(error))
         with monkeypatch.context() as patch, pytest.raises(kind) as raised:
             patch.setattr(runtime.dist, "is_initialized", lambda: True)
             patch.setattr(runtime.dist, "destroy_process_group", lambda: None)
@@ -509,7 +509,7 @@ def test_the_death_of_another_process_is_told(monkeypatch):
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: x")]
 )
 def test_out_of_memory_names_the_settings_to_lower(learn, monkeypatch, error):
-    monkeypatch.setattr(train, "train", lambda cfg: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(train, "train", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(
         UserError, match=r"out of memory on cpu: lower --batch_size=4 \(and raise --gradient_accumulation"
     ):
