@@ -1,5 +1,6 @@
 # make demo   learn the bundled tale by heart, measure recall, sample
-# make test   lint, then run all tests
+# make test   lint, then run all tests but the slow ones
+# make test-slow   run the slow ones: real servers under attack, a browser, an installation by pip
 # make lint   run ruff alone
 # make peers  compare an exported model in transformers and llama.cpp with ours
 # make chaos  test kills, full disks, damaged files and a long run; takes about 40 minutes
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint chaos peers
+.PHONY: demo test test-slow lint chaos peers
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}; type make PYTHON=python3.12")'
@@ -35,7 +36,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses=4 --dist=worksteal
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -q -m slow -n auto --maxprocesses=4 --dist=worksteal
 
 chaos: .venv/installed-dev
 	$(BIN)/python tests/chaos.py

@@ -219,6 +219,7 @@ def test_the_wheel_holds_what_runs_and_no_data_of_the_developers(site):
     assert wanted <= held and not [name for name in held if name.startswith("data/mine") or name.endswith(".bin")]
 
 
+@pytest.mark.slow
 def test_byheart_learns_and_samples_below_the_current_folder(byheart_runs, site, tmp_path):
     before, here = contents(site), tmp_path / "here"
     (here / "my novel.txt").write_text(STORY[:3000], encoding="utf-8")

@@ -298,6 +298,7 @@ def test_help_lists_learns_own_settings_and_those_of_preparing():
 # --- the page ---
 
 
+@pytest.mark.slow
 def test_serve_opens_the_page(run, package, tmp_path):
     pytest.importorskip("uvicorn")
     (tmp_path / "novel.txt").write_text(SMALL, encoding="utf-8")

@@ -19,6 +19,8 @@ from llm.serving.logprobs import UNDRAWABLE
 from llm.storage import pretrained
 from llm.text import tokenizer
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("LLM_CLIENTS_PYTHON", sys.executable)
 KEY = "sésame ouvre-toi"

@@ -24,6 +24,8 @@ from attack_server import (
 from llm.serving import connections
 from llm.serving.access import WRONG_KEYS
 
+pytestmark = pytest.mark.slow
+
 SLOW = 1.0  # seconds; each of these attacks took many times as long, and a busy machine takes a fraction of it
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from llm.serving import connections
 
+pytestmark = pytest.mark.slow
+
 
 async def app(scope, receive, send):
     """Reads the body, answers 10 MB for /large and "ok" for all else."""

@@ -7,6 +7,8 @@ import urllib.request
 import pytest
 from conftest import STORY
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OFFLINE = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
