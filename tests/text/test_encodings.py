@@ -260,6 +260,7 @@ def test_quotation_marks_of_windows_need_no_language():
     assert decode("“so”".encode("cp1252"))[0] == "“so”"
 
 
+@pytest.mark.slow
 def test_a_large_text_takes_linear_time():
     assert decode(("é\n" * 200_000).encode() + b"\xe9\n")[0].endswith("é\n\ufffd\n")
     assert decode(b"a" * 999_999 + b"\r\r\n" + b"\r" * 9)[0].startswith("aaa")

@@ -100,6 +100,7 @@ def test_html_is_decoded_as_it_declares_but_utf8_stays_utf8(encoding, declared):
     assert read(f"<html><meta charset='{declared}'><p>{text}</p>".encode(encoding)).text == f"{text}\n"
 
 
+@pytest.mark.slow
 def test_deep_nesting_and_a_large_page_take_linear_time():
     assert read("<html>" + "<i>" * 100_000 + "<p>x").text == "x\n"
     assert read("<html>" + "<div>" * 20_000 + "x").text == "x\n"
