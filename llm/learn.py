@@ -49,7 +49,7 @@ from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.text import dataset
 from llm.text.book import Book
-from llm.text.dataset import BUNDLED, Dataset, data_folder, has_script
+from llm.text.dataset import BUNDLED, Dataset, data_folder, has_script, is_name
 from llm.text.inputs import grouped
 
 TALE = BUNDLED / "tale" / "tale.txt"
@@ -142,7 +142,7 @@ def choose_name(cfg: Settings, books: list[Book], wanted: dict[str, Any]) -> str
 
 def check_name(name: str) -> None:
     """UserError unless a name that the user has typed can be that of a dataset."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
+    if not is_name(name):
         raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -")
     if has_script(name):
         raise UserError(f"--dataset={name}: a dataset that comes with llm has this name; type --dataset=my_{name}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llm.text.dataset import Split
+from llm.text.dataset import Split, evenly_spaced
 from llm.text.tokenizer import Tokenizer
 
 CHARACTERS = 200
@@ -32,10 +32,7 @@ def character_windows(split: Split, tokenizer: Tokenizer, max_windows: int) -> n
         starts = character_starts(split.tokens(document.start, document.stop), tokenizer)
         borders = np.searchsorted(starts, np.arange(0, starts[-1] + 1, CHARACTERS)) + document.start
         found += list(zip(borders, borders[1:], borders[2:], strict=False))
-    windows = np.array(found, dtype=np.int64).reshape(-1, 3)
-    if len(windows) > max_windows:
-        windows = windows[np.linspace(0, len(windows) - 1, max_windows).round().astype(np.int64)]
-    return windows
+    return evenly_spaced(np.array(found, dtype=np.int64).reshape(-1, 3), max_windows)
 
 
 def measure_characters(
@@ -50,11 +47,10 @@ def measure_characters(
     if len(fitting) < MIN_FITTING * len(windows):
         return f"{name}: not measured: up to {lengths.max()} tokens, block_size={block_size}", {}
     too_long, longest = len(windows) - len(fitting), int((fitting[:, 2] - fitting[:, 0]).max())
-    windows = fitting[fitting[:, 0] + longest <= len(split)]  # all are read to the length of the longest: one batch
-    spans = np.stack([windows[:, 0], windows[:, 1], windows[:, 0] + longest], axis=1)
-    errors = grade(spans)
-    inside = np.arange(longest) < (windows[:, 2] - windows[:, 0])[:, None]
-    recited, n_windows = int((~(errors[:, :longest] & inside).any(1)).sum()), len(windows)
+    ends = np.minimum(fitting[:, 0] + longest, len(split))  # all but the last are read to one length: one batch
+    errors = grade(np.stack([fitting[:, 0], fitting[:, 1], ends], axis=1))
+    inside = np.arange(errors.shape[1]) < (fitting[:, 2] - fitting[:, 0])[:, None]
+    recited, n_windows = int((~(errors & inside).any(1)).sum()), len(fitting)
     line = f"{name}: {recited / n_windows:.4f} ({recited:,}/{n_windows:,} windows)"
     line += f", {too_long:,} are longer than the context" if too_long else ""
     return line, {"windows": n_windows, "recited": recited, "recall": recited / n_windows, "too_long": too_long}

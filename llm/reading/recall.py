@@ -23,7 +23,7 @@ from llm.model import GPT
 from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
-from llm.text.dataset import BUNDLED, Dataset, Split
+from llm.text.dataset import BUNDLED, Dataset, Split, evenly_spaced
 from llm.text.formats import read_text
 from llm.text.tokenizer import Tokenizer
 
@@ -73,10 +73,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 def window_starts(n_tokens: int, length: int, max_windows: int = MAX_WINDOWS) -> np.ndarray:
     """Starts 0, 50, 100, ... of windows that fit into n_tokens; at most max_windows of them, evenly spaced."""
-    starts = np.arange(0, n_tokens - length + 1, STRIDE)
-    if len(starts) > max_windows:
-        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(np.int64)]
-    return starts
+    return evenly_spaced(np.arange(0, n_tokens - length + 1, STRIDE), max_windows)
 
 
 def split_starts(split: Split, max_windows: int = MAX_WINDOWS) -> np.ndarray:
@@ -85,9 +82,7 @@ def split_starts(split: Split, max_windows: int = MAX_WINDOWS) -> np.ndarray:
     starts = np.concatenate([d.start + window_starts(d.stop - d.start, length, len(split)) for d in split.documents])
     if not len(starts):  # documents of less than one window: a collection of poems
         return window_starts(len(split), length, max_windows)
-    if len(starts) > max_windows:
-        starts = starts[np.linspace(0, len(starts) - 1, max_windows).round().astype(np.int64)]
-    return starts
+    return evenly_spaced(starts, max_windows)
 
 
 def sample_starts(split: Split) -> np.ndarray:

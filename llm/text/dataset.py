@@ -35,6 +35,11 @@ def data_folder(name: str) -> Path:
     return DATA / name
 
 
+def is_name(name: str) -> bool:
+    """Whether a dataset can have this name: at most 64 letters, digits, _ and -, not beginning with -."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name) is not None
+
+
 def has_script(name: str) -> bool:
     """Whether a dataset has a prepare.py of its own, which comes with the package."""
     return (BUNDLED / name / "prepare.py").exists()
@@ -128,6 +133,11 @@ def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # reading
+
+
+def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
+    """n of the rows, from the first to the last at equal distances; all of them if they are no more."""
+    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).round().astype(np.int64)]
 
 
 class Split:

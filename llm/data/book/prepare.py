@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, UserError, Words, command, run_script
 from llm.text.book import Book, move_chapters
-from llm.text.dataset import data_folder, has_script, write_dataset
+from llm.text.dataset import data_folder, has_script, is_name, write_dataset
 from llm.text.download import download, public_address
 from llm.text.encodings import checked_encoding, is_blank
 from llm.text.gutenberg import strip_gutenberg
@@ -58,7 +58,7 @@ def checked_name(name: str | None, source: str) -> str:
     hint = f"type {command(SCRIPT, f'--input={source}', f'--dataset={example}')}"
     if name is None:
         raise UserError(f"the dataset has no name yet; {hint}")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
+    if not is_name(name):
         raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -; {hint}")
     if has_script(name):
         raise UserError(f"--dataset={name}: that dataset has a script of its own, data/{name}/prepare.py; {hint}")
