@@ -1,6 +1,7 @@
 """A book in memory: its text, title, author and chapters, as every format is read and every dataset written."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 
@@ -47,6 +48,11 @@ class TextBuilder:
             self.chapters.append(Chapter(" ".join(paragraph.split()), self.length))
         self.parts.append(paragraph)
         self.length += len(paragraph)
+
+    def add_note(self, mark: str, paragraphs: Iterable[str]) -> None:
+        """Append a footnote: its mark stands before its first paragraph; empty paragraphs are left out."""
+        for n, paragraph in enumerate(filter(None, paragraphs)):
+            self.add(paragraph if n else f"{mark} {paragraph}")
 
     def text(self) -> str:
         """The text, which ends with a line end."""

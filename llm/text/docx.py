@@ -164,9 +164,7 @@ class Document:
         """Append the notes that the chapter before has named."""
         while self.pending:
             mark, note = self.pending.pop(0)
-            lines = [self.inline(p).strip() for p in note.iter() if local_name(p) == "p"]
-            for n, line in enumerate(filter(None, lines)):
-                self.builder.add(line if n else f"{mark} {line}")
+            self.builder.add_note(mark, [self.inline(p).strip() for p in note.iter() if local_name(p) == "p"])
 
     def paragraph(self, element: Element) -> None:
         properties = child(element, "pPr")

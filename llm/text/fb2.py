@@ -49,8 +49,7 @@ class Sections:
                 lines = [self.paragraph(p) for p in self.notes[target].iter() if local_name(p) in ("p", "v")]
                 titles = [p for t in self.notes[target] if local_name(t) == "title" for p in t.iter()]
                 skipped = sum(local_name(p) == "p" for p in titles)
-                for n, line in enumerate(line for line in lines[skipped:] if line):
-                    self.builder.add(line if n else f"[{mark}] {line}")
+                self.builder.add_note(f"[{mark}]", lines[skipped:])
 
     def walk(self, element: Element) -> None:
         """Append an element and all in it."""

@@ -61,9 +61,7 @@ class Document:
         """Append the notes that the chapter before has named."""
         while self.pending:
             mark, body = self.pending.pop(0)
-            lines = [self.inline(p).strip() for p in body.iter() if local_name(p) == "p"]
-            for n, line in enumerate(filter(None, lines)):
-                self.builder.add(line if n else f"{mark} {line}")
+            self.builder.add_note(mark, [self.inline(p).strip() for p in body.iter() if local_name(p) == "p"])
 
     def walk(self, element: Element, mark: str = "") -> None:
         """Append all paragraphs in an element; mark: of the list item that begins with it."""
