@@ -41,7 +41,7 @@ def book_lines(book: Book) -> list[str]:
     if book.chapters:
         shown = "; ".join(chapter.title for chapter in book.chapters[:SHOWN_CHAPTERS])
         more = "; ..." if len(book.chapters) > SHOWN_CHAPTERS else ""
-        lines.append(f"  {len(book.chapters):,} chapters: {shown}{more}")
+        lines.append(f"  {len(book.chapters):,} chapter{'s' * (len(book.chapters) > 1)}: {shown}{more}")
     else:
         lines.append("  no chapters found")
     lines += [f"  {note}" for note in book.notes]
@@ -72,7 +72,7 @@ def print_summary(
         print(f"{name}: {len(part_ids):,} tokens, {distinct}, {per_token:.1f} characters each")
     print(f"wrote {', '.join(f'{name}.bin' for name in ids)} and meta.json to {from_here(folder)}")
     minutes = in_words(expected_minutes(len(ids["train"])))
-    print(f"training to know it by heart: {minutes} on two CPU cores, less on a GPU")
+    print(f"training to know it by heart: {minutes} on two CPU cores")
 
 
 def print_next_command(train_command: tuple[str, ...], n_tokens: int) -> None:

@@ -33,7 +33,7 @@ def announce(run: Run, *, eval_only: bool) -> None:
             state = f", where training had ended ({ended})" if run.stop.last_step else ""
             print(f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}")
         print(describe_length(run), flush=True)
-    options = dict(batch_size=run.batches.B, accumulation_steps=run.settings["gradient_accumulation_steps"])
+    options = dict(batch_size=run.batches.B, accumulation_steps=run.micro_steps * run.rt.world_size)
     if warning := start.memory_warning(run.model, run.optimizers, run.rt, **options):
         notice(warning)
     obstacle = recall_obstacle(run.batches.T, n_tokens)
