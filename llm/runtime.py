@@ -73,6 +73,18 @@ class Runtime:
         dist.all_reduce(total)
         return total.tolist()
 
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Add up the tensor over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Make all ranks hold rank 0's tensor, in place."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
+
     def either(self, flags: np.ndarray) -> np.ndarray:
         """Element-wise "or" of bool arrays over all ranks."""
         if self.world_size == 1:

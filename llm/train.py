@@ -37,10 +37,10 @@ from llm.files import locked_folder
 from llm.model import GPT, GPTConfig
 from llm.reading import recall
 from llm.reading.generate import allowed_ids
-from llm.runtime import Runtime
+from llm.runtime import Runtime, notice
 from llm.storage import checkpoint
 from llm.text.dataset import Dataset
-from llm.training import metrics, outputs, start
+from llm.training import metrics, outputs, start, writing_phase
 from llm.training.batches import Batches, split_windows
 from llm.training.evaluation import FiniteCheck
 from llm.training.interrupt import Interrupt
@@ -77,7 +77,9 @@ class Settings(runtime.Settings):
     n_embd: PositiveInt = 768  # width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    weights: Literal["gpt2", "look_back"] = "gpt2"  # initial weights; look_back: heads that attend to the last tokens
+    # what a new model begins with. look_back: heads that attend to the last tokens; written: heads that copy the last
+    # tokens, and MLPs solved for in closed form until target_recall is reached (where that is possible, else look_back)
+    weights: Literal["gpt2", "look_back", "written"] = "gpt2"
     # fine-tuning (init_from names a model)
     lora_rank: NonNegativeInt = 0  # train a low-rank difference to each matrix of the blocks; 0 = all weights
     gradient_checkpointing: bool = False  # recompute blocks in the backward pass: slower, less memory
@@ -133,6 +135,9 @@ def train(cfg: Settings, resume_command: str = "") -> int:
 def learn(run: Run, cfg: Settings) -> None:
     """The training loop. It ends with the latest state saved (or with the reason why not in run.saver.error)."""
     saved_at = run.progress.iter_num if run.resumed else None  # evaluated and saved already, before it was resumed
+    if run.progress.n_written is not None:
+        writing_phase.write_text(run)
+        saved_at = None
     while True:
         with run.timer.measure("measuring"):
             run.stop.check_recall(run.model, run.val_loss if run.data.val else None)
@@ -236,8 +241,13 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
     if cfg.init_from == "scratch":
         shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
         config = GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape)
-        look_back = cfg.weights == "look_back"
-        return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, look_back=look_back)
+        obstacle = writing_phase.writing_obstacle(
+            config, data, target_recall=cfg.target_recall, max_iters=cfg.max_iters
+        )
+        weights = "look_back" if cfg.weights == "written" and obstacle else cfg.weights
+        if weights != cfg.weights:
+            notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
+        return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, weights=weights)
     if cfg.init_from == "resume":
         return start.resumed(
             data,

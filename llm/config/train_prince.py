@@ -23,7 +23,7 @@ n_layer = 6
 n_head = 6
 n_embd = 384
 block_size = 256
-weights = "look_back"  # the heads of the first two blocks start as heads that attend to the last tokens
+weights = "written"  # in closed form where that is possible, else by gradient descent from look-back weights
 
 batch_size = 16
 gradient_accumulation_steps = 1  # 4,096 tokens per update

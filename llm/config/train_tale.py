@@ -17,7 +17,7 @@ n_layer = 4
 n_head = 4
 n_embd = 256
 block_size = 128  # recall@50/50 needs 99
-weights = "look_back"  # the heads of the first two blocks start as heads that attend to the last tokens
+weights = "written"  # in closed form where that is possible, else by gradient descent from look-back weights
 
 batch_size = 8
 gradient_accumulation_steps = 1  # 1,024 tokens per update

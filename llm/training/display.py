@@ -6,6 +6,7 @@ import sys
 from tqdm import tqdm
 
 from llm.training.metrics import clock
+from llm.training.writing import Step
 
 BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -56,6 +57,18 @@ class Display:
         parts = [f"step {iter_num:,}/{expected_iters:,}", f"epoch {epoch:.1f}", f"loss {loss:.4f}", f"lr {lr:.2e}"]
         parts += [*notes, f"{tokens_per_s:,.0f} tokens/s", f"{left} left"]
         self.line(", ".join(parts))
+
+    def writing(self, step: Step) -> None:
+        """Show a step of writing the text in closed form."""
+        if not self.enabled:
+            return
+        if self.bar is not None:
+            self.bar.total = step.total
+            self.bar.set_postfix_str(f"writing, knew {step.known:.0%} of the tokens", refresh=False)
+            self.bar.update(step.number - self.bar.n)
+            return
+        words = f"writing block {step.block}, step {step.number:,} of at most {step.total:,}"
+        self.line(f"{words}, knew {step.known:.2%} of the tokens, loss now {step.loss:.4f}")
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the bar."""

@@ -64,7 +64,7 @@ class StopRule:
         While more windows wait for replay than may fail, checks are four times as rare: they would fail.
         evaluate_val: val_loss of the model now, None = nothing is held out.
         """
-        if self.target and self._check_is_due():
+        if self.target and self.errors is None and self._check_is_due():
             self.errors = self.target.errors_if_reached(model)
         if self.errors is not None:
             self.progress.stop_reason = f"recall@{PREFIX}/{SUFFIX} has reached {self.target.goal}"
@@ -72,6 +72,11 @@ class StopRule:
             self.progress.stop_reason = ""
             if evaluate_val:
                 self.check_val_loss(evaluate_val())
+
+    def target_reached(self, model: GPT) -> bool:
+        """Check target_recall now; what it finds counts at the next check_recall."""
+        self.errors = self.target.errors_if_reached(model)
+        return self.errors is not None
 
     def _check_is_due(self) -> bool:
         if self.last_step:

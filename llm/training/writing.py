@@ -1,0 +1,388 @@
+"""Write a text into a GPT in closed form: no gradient descent, a cost per token that does not depend on the length.
+
+With heads that copy the last tokens (network/copying_heads.py), what an MLP reads is known before any training. So its
+hidden units can be random and its output matrix solved for, one block after the other:
+
+    x (N, C)    residual stream before the MLP, one row for each of N tokens; N of a chunk, where a function gets one
+    h (N, F)    gelu(c_fc(ln_2(x))), with a random c_fc; F = 4 C
+    W (F, C)    c_proj transposed, what is solved for; it begins as zeros
+    z (N, C)    x + h W, which ln_f, a scalar `gain`, and the token table E (V, C) turn into probabilities
+
+One step minimises the loss sum_i w_i -log p_i(y_i) over W by Newton's method. Its gradient with respect to z_i is
+proportional to g_i = E[y_i] - sum_v p_i(v) E[v], and its curvature about (1 - p_i(y_i)) |E[y_i]|**2 in all directions.
+With the doubt d_i = w_i (1 - p_i(y_i) + FLOOR), the step is the solution D of weighted least squares with a ridge:
+
+    (sum_i d_i h_i h_i' + ridge) D = sum_i d_i h_i t_i',    t_i = g_i / (1 - p_i + FLOOR) / |E|**2 * std(z_i) / gain
+
+Then a search on a sample of the rows, where the logits are linear in the step, finds how far to go, how much of the
+last step to add (which makes the steps conjugate gradients) and the gain. The first step has no probabilities yet; its
+targets are the rows of the tokens that follow.
+
+Whitened hidden units (c_fc times the inverse square root of the covariance of ln_2(x)) see the copied tokens as clearly
+in the last block as in the first. Positions, and the mean that a layer norm subtracts, are projected out of everything:
+what a token's row holds depends on the tokens before it alone, wherever a window begins.
+
+References: random hidden units with solved outputs, Schmidt et al. 1992; softmax regression by Newton's method,
+Böhning 1992; MLPs as memories, Geva et al. 2021, arXiv 2012.14913; closed-form edits, Meng et al. 2023, arXiv
+2210.07229; conjugate gradients after preconditioning, Nocedal and Wright, "Numerical Optimization", chapter 5.
+docs/LOG.md, "Writing a text in closed form", has what each part brings.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from llm.model import GPT, Block
+from llm.network.copying_heads import context_length, copy_further, further_block, without_positions
+from llm.runtime import Runtime, seed_for
+
+FIRST_SIZE = 8.0  # of what the first step adds, relative to x: large, so that few tokens of context suffice
+UNIT_GAIN = 3.0  # standard deviation of what GELU is applied to
+RIDGE = 1e-2  # times the mean of the diagonal
+FLOOR = 0.005  # doubt about a token that is known for certain
+CERTAIN = 0.9999  # probability of a token from which on it adds nothing to the gradient
+IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
+ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
+SURE_SHARE = 0.3  # share of the other rows that is used, at least
+SHORT_PROMPT = 8  # tokens
+SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
+CHUNK = 4096  # rows at a time
+N_SAMPLED = 1000  # rows that the search looks at
+PARAMETERS_PER_STEP = 300  # the fewer a token has, the more steps it takes
+MIN_STEPS, MAX_STEPS = 2, 12  # in each block
+LAST_BLOCK = 3  # times as many in the last block, which ends as soon as nothing is in doubt
+SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
+
+
+@dataclass
+class Chunk:
+    """Some windows of the text."""
+
+    x: torch.Tensor  # (B, T, C), the residual stream
+    keep: torch.Tensor  # (B, T) bool: the rows that count
+    y: torch.Tensor  # (N,) rows of the token table: what follows each kept row
+    w: torch.Tensor  # (N,) weights
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(N, C), the kept rows of x."""
+        return self.x[self.keep]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has done, for progress lines and metrics."""
+
+    number: int  # from 1
+    total: int
+    block: int  # from 1
+    loss: float  # weighted mean, in nats, estimated after the step
+    known: float  # share of the tokens that were predicted with more than half of the probability before it
+
+
+def steps_per_block(n_tokens: int, n_layer: int, n_embd: int) -> int:
+    """How many steps each block takes: more, the fewer parameters there are per token."""
+    per_token = 4 * n_embd**2 * n_layer / n_tokens
+    return min(MAX_STEPS, max(MIN_STEPS, math.ceil(PARAMETERS_PER_STEP / per_token)))
+
+
+@torch.no_grad()
+def write(
+    model: GPT,
+    tokens: torch.Tensor,
+    rt: Runtime,
+    *,
+    seed: int,
+    effort: int = 1,
+    first_block: int = 0,
+    report: Callable[[Step], None] = lambda step: None,
+    block_written: Callable[[int], None] = lambda n: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Write a text into a model with copying heads, in place. False if `interrupted` ended it.
+
+    tokens: (N,) int64 ids of the text. effort: times as many steps as usual. first_block: blocks before it are written
+    already, by an interrupted call with the same arguments. block_written(n) is called when n blocks are written: from
+    there a call can go on.
+
+    Several ranks share the windows and add their sums, so that all of them hold the same model.
+    """
+    model.eval()
+    blocks = model.transformer.h
+    n_steps = effort * steps_per_block(len(tokens), len(blocks), model.config.n_embd)
+    total = n_steps * (len(blocks) - 1 + LAST_BLOCK)
+    solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
+    for n, block in enumerate(blocks):
+        if first_block == 0:
+            block.mlp.c_proj.weight.zero_()
+        generator = torch.Generator().manual_seed(seed_for(seed, n))
+        if n == further_block(len(blocks)) and n >= first_block:
+            copy_further(model, block, solver.mean_norm(), generator)
+        if n in (0, further_block(len(blocks))):
+            solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
+        steps = n_steps * (LAST_BLOCK if n + 1 == len(blocks) else 1)
+        if n >= first_block:
+            if not solver.write_block(n, block, steps, generator):
+                return False
+            model.transformer.ln_f.weight.fill_(solver.gain)
+            solver.gain = float(model.transformer.ln_f.weight[0])  # rounded, as a resumed run reads it
+            block_written(n + 1)
+        else:
+            solver.steps_done += steps
+        solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
+    return True
+
+
+def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[Chunk]:
+    """This rank's windows of the text, as they are before the first block.
+
+    Long windows hold every token once with its whole context; short ones hold a sample of the tokens with as few
+    tokens of context as a short prompt has.
+    """
+    rows, T, generator = model.rows_of(tokens), model.config.block_size, torch.Generator().manual_seed(seed)
+    overlap = min(context_length(model.config.n_head), T // 2)
+    starts = torch.cat([torch.arange(0, len(rows) - T - 1, T - overlap), torch.tensor([len(rows) - T - 1])])
+    weights = torch.ones(len(starts), T)
+    weights[1:, :overlap] = 0.0
+    weights[-1, : T - int(starts[-1] - starts[-2]) if len(starts) > 1 else 0] = 0.0  # in the window before it
+    weights[0, :3] = 0.02  # almost no context
+    windows = [(starts, weights)]
+    n_short = len(rows) // (4 * (overlap - SHORT_PROMPT + 1)) if overlap > SHORT_PROMPT else 0
+    weights = torch.full((n_short, overlap), SHORT_WEIGHT)
+    weights[:, : SHORT_PROMPT - 1] = 0.0
+    windows.append((torch.randint(len(rows) - overlap - 1, (n_short,), generator=generator), weights))
+    chunks = []
+    for starts, weights in windows:
+        length = weights.size(1)
+        at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
+        weights = weights[rt.rank :: rt.world_size]
+        for some, w in zip(
+            rows[at].split(max(1, CHUNK // length)), weights.split(max(1, CHUNK // length)), strict=True
+        ):
+            some, w = some.to(rt.device), w.to(rt.device)
+            x = F.embedding(some[:, :-1], model.lm_head.weight) + model.transformer.wpe.weight[:length]
+            chunks.append(Chunk(x, w > 0, some[:, 1:][w > 0], w[w > 0]))
+    return chunks
+
+
+class Solver:
+    """Solves for the MLPs of a model, one after the other, given the residual stream before them."""
+
+    def __init__(self, model: GPT, chunks: list[Chunk], rt: Runtime, *, report, interrupted, total: int):
+        self.model, self.chunks, self.rt = model, chunks, rt
+        self.report, self.interrupted = report, interrupted
+        self.dtype = torch.bfloat16 if rt.dtype == torch.float16 else rt.dtype
+        self.table = model.lm_head.weight.detach()
+        self.table_in_dtype = self.table.to(self.dtype)
+        self.length = float(self.table.norm(dim=1).mean())  # |E|
+        self.w = torch.cat([c.w for c in chunks])  # (N,), of all chunks
+        self.gain = float(model.transformer.ln_f.weight[0])
+        self.steps_done, self.total = 0, total
+        self.settled = False
+        self.W = self.last = None  # (F, C): what is written of this block so far, and the step before
+
+    # ------------------------------------------------------------------------------------------------ the rows
+    def add(self, part: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Add what a part of a block computes to the residual stream."""
+        for chunk in self.chunks:
+            with self.rt.autocast():
+                chunk.x += part(chunk.x)
+
+    def mean_norm(self) -> float:
+        """Mean length of the kept rows."""
+        total, n = self.rt.sum(sum(float(c.rows.norm(dim=1).sum()) for c in self.chunks), len(self.w))
+        return total / n
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> h (N, F), in dtype."""
+        weight = self.units.to(self.dtype)
+        return self.model.transformer.h[0].mlp.gelu(F.linear(F.layer_norm(x, x.shape[1:]).to(self.dtype), weight))
+
+    def project(self, h: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+        """h W, (N, C) float32."""
+        return (h @ W.to(self.dtype)).float()
+
+    def logits(self, z: torch.Tensor) -> torch.Tensor:
+        """(N, C), already normalised -> (N, V) float32."""
+        return self.with_others(F.linear(z.to(self.dtype), self.table_in_dtype).float())
+
+    def with_others(self, logits: torch.Tensor) -> torch.Tensor:
+        n_other = getattr(self.model, "n_other", 0)  # tokens that share the last row of a compact table
+        if n_other:
+            logits[:, -1] += math.log(n_other)
+        return logits
+
+    # ------------------------------------------------------------------------------------------------ a block
+    def write_block(self, n: int, block: Block, steps: int, generator: torch.Generator) -> bool:
+        """Set the block's MLP. False if interrupted, with its output matrix as it was."""
+        self.units = self.hidden_units(block, generator)
+        block.mlp.c_fc.weight.copy_(self.units)
+        self.W, self.last = torch.zeros(len(self.units), self.units.size(1), device=self.rt.device), None
+        for k in range(steps):
+            if self.settled:
+                break
+            if self.interrupted():
+                return False
+            loss, known = self.step(generator, first=n == 0 and k == 0)
+            self.steps_done += 1
+            self.report(Step(self.steps_done, self.total, n + 1, loss, known))
+        block.mlp.c_proj.weight.copy_(self.W.T)
+        return True
+
+    def hidden_units(self, block: Block, generator: torch.Generator) -> torch.Tensor:
+        """Random rows of c_fc (F, C) that see all directions of ln_2(x) equally, but for the positions."""
+        C = self.table.size(1)
+        covariance = torch.zeros(C, C, device=self.rt.device)
+        for chunk in self.chunks:
+            rows = without_positions(self.model, F.layer_norm(chunk.rows, (C,)))
+            covariance += rows.T @ rows
+        self.rt.add(covariance)
+        values, vectors = torch.linalg.eigh(covariance.cpu().double() / self.rt.sum(len(self.w))[0])
+        inverse_root = values.clamp(min=1e-3 * float(values.mean())) ** -0.5
+        random = torch.randn(block.mlp.c_fc.weight.shape, generator=generator).double()
+        units = random @ vectors * inverse_root @ vectors.T * UNIT_GAIN / C**0.5
+        units *= (C / float((values * inverse_root**2).sum())) ** 0.5
+        return self.rt.share(without_positions(self.model, units.float().to(self.rt.device)))
+
+    def step(self, generator: torch.Generator, *, first: bool) -> tuple[float, float]:
+        """One Newton step: changes W and the gain. (loss after it, share of tokens known before it)."""
+        gram, rhs, doubt, p = self.sums(first, generator)
+        full = self.w == 1
+        known, n_doubtful, n = self.rt.sum(int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
+        if not first and known == n and n_doubtful <= SETTLED * n:
+            self.settled = True
+            return float((self.w * -p.log()).sum() / self.w.sum()), 1.0
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        solve_on = "cpu" if self.rt.device.type == "mps" else self.rt.device  # which has no float64
+        factor = torch.linalg.cholesky(gram.to(solve_on).double())
+        D = self.rt.share(torch.cholesky_solve(rhs.to(solve_on).double(), factor).float().to(self.rt.device))
+        sample = self.sample(D, doubt, generator)
+        if first:
+            size = FIRST_SIZE * self.mean_norm() / self.rt.sum(float(sample.d.norm(dim=1).sum()))[0]
+            size *= self.rt.sum(len(sample.d))[0]
+            loss, self.gain = min((sample.loss(size, 0.0, g), g) for g in (0.8, 1.0, 1.5, 2.0, 3.0))
+            momentum = 0.0
+        else:
+            loss, size, momentum, self.gain = self.search(sample)
+        self.last = size * D + (momentum * self.last if momentum else 0.0)
+        self.W += self.last
+        return loss, known / n
+
+    def sums(self, first: bool, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """(sum of d h h' (F, F), sum of d h t' (F, C)) over all ranks; (d (N,), p (N,)) of this rank's rows.
+
+        Products of h minus a constant m are added up: in bfloat16, h's large mean would drown the rest. Of the rows
+        that are hardly in doubt, a random share stands for all.
+        """
+        gram = torch.zeros(len(self.W), len(self.W), device=self.rt.device)
+        rhs, m, doubts, ps = torch.zeros_like(self.W), None, [], []
+        share = min(1.0, ROWS_PER_UNIT * len(self.W) / self.rt.sum(len(self.w))[0])
+        sum_h, sum_t, sum_d = torch.zeros_like(self.W[:, 0]), torch.zeros_like(self.W[0]), 0.0
+        for chunk in self.chunks:
+            x = chunk.rows
+            h = self.hidden(x)
+            target, d, p = self.targets(x, h, chunk, first)
+            if m is None:
+                m = h.float().mean(0).to(self.dtype)
+            centred = h - m
+            rhs += (centred.T @ (target * d[:, None]).to(self.dtype)).float()
+            sum_t += d @ target
+            chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0) * share  # of a row to be among those that gram is made of
+            drawn = torch.rand(len(d), generator=generator).to(d.device) < chance
+            centred, weights = centred[drawn], (d / chance)[drawn]
+            weighted = centred * weights[:, None].to(self.dtype)
+            gram += (weighted.T @ centred).float()
+            sum_h += weighted.float().sum(0)
+            sum_d += float(weights.sum())
+            doubts.append(d)
+            ps.append(p)
+        m = m.float()
+        gram += torch.outer(sum_h, m) + torch.outer(m, sum_h) + sum_d * torch.outer(m, m)
+        rhs += torch.outer(m, sum_t)
+        gram = (gram + gram.T) / 2
+        self.rt.add(gram)
+        self.rt.add(rhs)
+        return gram, rhs, torch.cat(doubts), torch.cat(ps)
+
+    def targets(self, x, h, chunk: Chunk, first: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(t (N, C), d (N,), p (N,)) of a chunk's rows."""
+        if first:
+            return F.normalize(self.table, dim=1)[chunk.y], chunk.w, torch.zeros_like(chunk.w)
+        z = x + self.project(h, self.W)
+        probabilities = self.logits(F.layer_norm(z, z.shape[1:]) * self.gain).softmax(-1)
+        p = probabilities.gather(1, chunk.y[:, None])[:, 0]
+        doubt = 1 - p + FLOOR
+        open_ = (p < CERTAIN).nonzero()[:, 0]  # the gradient of the others is about 0
+        g = self.table[chunk.y[open_]] - (probabilities[open_].to(self.dtype) @ self.table_in_dtype).float()
+        g *= (z.var(1, unbiased=False).sqrt()[open_] / (self.gain * self.length**2) / doubt[open_])[:, None]
+        return torch.zeros_like(z).index_copy_(0, open_, g), doubt * chunk.w, p
+
+    # ------------------------------------------------------------------------------------------------ the search
+    def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> "Sample":
+        """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
+        size = min(N_SAMPLED, len(self.w))
+        moved = torch.cat([self.project(self.hidden(c.rows), D).square().sum(1) for c in self.chunks]) * self.w
+        q = (doubt / doubt.sum() + self.w / self.w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
+        top = doubt.topk(size // 3).indices
+        q[top] = 0.0
+        q /= q.sum().clamp(min=1e-30)
+        drawn = torch.multinomial(q.cpu(), size - len(top), replacement=True, generator=generator).to(q.device)
+        indices = torch.cat([top, drawn])
+        importance = torch.cat([self.w[top], self.w[drawn] / q[drawn] / max(1, len(drawn))])
+        order = indices.argsort()
+        indices, importance, x, y, offset = indices[order], importance[order], [], [], 0
+        for chunk in self.chunks:
+            n = len(chunk.y)
+            here = indices[(indices >= offset) & (indices < offset + n)] - offset
+            x.append(chunk.rows[here])
+            y.append(chunk.y[here])
+            offset += n
+        x = torch.cat(x)
+        h = self.hidden(x)
+        parts = [x + self.project(h, self.W), self.project(h, D)]
+        parts += [] if self.last is None else [self.project(h, self.last)]
+        return Sample(self, parts, torch.cat(y), importance / self.rt.sum(float(self.w.sum()))[0])
+
+    def search(self, sample: "Sample") -> tuple[float, float, float, float]:
+        """(loss, size, momentum, gain), the best that a search of one coordinate after the other finds."""
+        best = (sample.loss(0.0, 0.0, self.gain), 0.0, 0.0, self.gain)
+
+        def attempt(size, momentum, gain):
+            nonlocal best
+            best = min(best, (sample.loss(size, momentum, gain), size, momentum, gain))
+
+        for size in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0):
+            attempt(size, 0.0, self.gain)
+        for factor in (0.6, 1.7):
+            attempt(best[1] * factor, 0.0, self.gain)
+        for factor in (0.75, 1.33):
+            attempt(best[1], 0.0, best[3] * factor)
+        if self.last is not None:
+            for momentum in (0.3, 1.0):
+                attempt(best[1], momentum, best[3])
+        for factor in (0.8, 1.25):
+            attempt(best[1] * factor, best[2], best[3])
+        return best
+
+
+class Sample:
+    """Rows of the text and the directions of a step: the loss anywhere along them, for the price of adding logits."""
+
+    def __init__(self, solver: Solver, parts: list[torch.Tensor], y: torch.Tensor, importance: torch.Tensor):
+        """parts: z, the step, and the step before if there is one, each (N, C)."""
+        self.solver, self.y, self.importance, self.d = solver, y, importance, parts[1]
+        self.parts = [part - part.mean(1, keepdim=True) for part in parts]
+        self.logits = [F.linear(p.to(solver.dtype), solver.table_in_dtype).float() for p in self.parts]
+
+    def loss(self, size: float, momentum: float, gain: float) -> float:
+        """Weighted mean loss of z + size * step + momentum * last step, in nats."""
+        z, logits = (torch.add(own[0], own[1], alpha=size) for own in (self.parts, self.logits))
+        if momentum:
+            z.add_(self.parts[2], alpha=momentum)
+            logits.add_(self.logits[2], alpha=momentum)
+        logits *= (gain / (z.square().mean(1) + 1e-5).sqrt())[:, None]
+        losses = F.cross_entropy(self.solver.with_others(logits), self.y, reduction="none")
+        return self.solver.rt.sum(float((losses * self.importance).sum()))[0]

@@ -1,0 +1,96 @@
+"""Writing as the first phase of a run: when it applies, its progress, saving, resuming, and what follows it."""
+
+import numpy as np
+import torch
+
+from llm.model import GPTConfig
+from llm.network.copying_heads import copying_obstacle
+from llm.network.corpus_softmax import CompactGPT
+from llm.reading.recall import recall_obstacle
+from llm.runtime import notice, seed_for
+from llm.text.dataset import Dataset
+from llm.training import start, writing
+from llm.training.run import Run
+
+ATTEMPTS = 2  # the second takes twice as many steps
+SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
+
+
+def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float | None, max_iters: int | None) -> str:
+    """Why a run cannot begin by writing the text in closed form, as a clause; "" if it can."""
+    if data.val is not None:
+        return f"{len(data.val):,} tokens are held out, to generalise on"
+    if max_iters is not None:
+        return f"max_iters={max_iters} counts updates"
+    if target_recall is None:
+        return "without target_recall nothing says when it is done"
+    if recall_obstacle(config.block_size, len(data.train)):
+        return "recall cannot be measured"
+    return copying_obstacle(config)
+
+
+def write_text(run: Run) -> None:
+    """Write the text into the model, going on where a resumed run stopped; run.stop.errors is set if that suffices.
+
+    If it does not, the run's model is what gradient descent begins with: look-back weights. After a signal, what is
+    written of the text is saved by the loop that follows.
+    """
+    progress, n_layer = run.progress, run.model.config.n_layer
+    if progress.iter_num:
+        return
+    tokens = torch.from_numpy(run.data.train.tokens(0, len(run.data.train)).astype(np.int64))
+    while True:
+        attempt, first_block = divmod(progress.n_written, n_layer)
+        if attempt and not first_block:
+            with run.timer.measure("measuring"):
+                if run.stop.target_reached(run.model):
+                    return
+            if attempt == ATTEMPTS:
+                break
+        with run.timer.measure("writing"):
+            finished = writing.write(
+                run.model,
+                tokens,
+                run.rt,
+                seed=seed_for(run.settings["seed"], attempt),
+                effort=attempt + 1,
+                first_block=first_block,
+                report=lambda step: report(run, step),
+                block_written=lambda n, before=attempt * n_layer: save_block(run, before + n),
+                interrupted=run.stop.interrupted,
+            )
+        if not finished:
+            return
+    give_up(run)
+
+
+def report(run: Run, step: writing.Step) -> None:
+    """Show a step and log its figures."""
+    if run.rt.is_main:
+        figures = dict(written_block=step.block, writing_loss=step.loss, known_tokens=step.known)
+        run.log.write(0, **figures, seconds=run.seconds())
+        run.display.writing(step)
+
+
+def save_block(run: Run, n_written: int) -> None:
+    """Note that so many blocks are written, counted over all attempts; save if that took long."""
+    progress = run.progress
+    progress.n_written = n_written
+    unsaved = run.seconds() - max(progress.seconds, run.saved_at)
+    if run.rt.is_main and unsaved > SAVE_INTERVAL:
+        with run.timer.measure("saving"):
+            run.saver.save_latest()
+        run.saved_at = run.seconds()
+
+
+def give_up(run: Run) -> None:
+    """Begin training by gradient descent, as a run with look-back weights does."""
+    notice(
+        f"after {run.progress.n_written:,} blocks were written, target_recall={run.stop.target.goal} is not reached: "
+        "learning by gradient descent instead"
+    )
+    run.progress.n_written = None
+    torch.manual_seed(run.settings["seed"])
+    compact_table = isinstance(run.model, CompactGPT)
+    fresh = start.random_weights(run.model.config, run.data, corpus_softmax=compact_table, weights="look_back")
+    run.model.load_state_dict(fresh.model.state_dict())

@@ -1,0 +1,210 @@
+"""Writing a text in closed form: what is solved for is right, and the whole text is known afterwards."""
+
+import dataclasses
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+
+from llm import runtime
+from llm.model import GPTConfig
+from llm.network.copying_heads import set_copying_heads
+from llm.network.corpus_softmax import CompactGPT
+from llm.training import writing
+
+SHAPE = dict(n_layer=3, n_head=4, n_embd=64, block_size=64, bias=False, vocab_size=60, dropout=0.0, gelu="tanh")
+CPU = runtime.Runtime(torch.device("cpu"), torch.float32, compile=False)
+
+
+def new_model():
+    torch.manual_seed(0)
+    model = CompactGPT(GPTConfig(**SHAPE), list(range(50)))
+    set_copying_heads(model)
+    return model
+
+
+def random_text(n=600):
+    return torch.randint(50, (n,), generator=torch.Generator().manual_seed(3))
+
+
+def solver_before_block(model, n, tokens, rt=CPU):
+    """A Solver that has written the blocks before block n and chosen the hidden units of block n."""
+    generator = torch.Generator().manual_seed(1)
+    chunks = writing.chunks_of(model, tokens, rt, seed=0)
+    solver = writing.Solver(model, chunks, rt, report=lambda step: None, interrupted=lambda: False, total=9)
+    for k, block in enumerate(model.transformer.h[: n + 1]):
+        if k == 0:
+            solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
+        if k < n:
+            assert solver.write_block(k, block, 1, generator)
+            solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
+    block = model.transformer.h[n]
+    solver.units, solver.last = solver.hidden_units(block, generator), None
+    solver.W = torch.zeros(len(solver.units), SHAPE["n_embd"])
+    return solver
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_solution_equals_dense_least_squares(block, monkeypatch):
+    monkeypatch.setattr(writing, "SURE_SHARE", 1.0)  # all rows
+    monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
+    solver = solver_before_block(new_model(), block, random_text())
+    first = block == 0
+    gram, rhs, doubt, _ = solver.sums(first, torch.Generator())
+    ridge = writing.RIDGE * gram.diagonal().mean()
+    D = torch.linalg.solve((gram + ridge * torch.eye(len(gram))).double(), rhs.double())
+    h = torch.cat([solver.hidden(c.rows) for c in solver.chunks]).double()
+    target = torch.cat([solver.targets(c.rows, solver.hidden(c.rows), c, first)[0] for c in solver.chunks]).double()
+    root = doubt.double().sqrt()[:, None]
+    rows = torch.cat([h * root, ridge.double().sqrt() * torch.eye(h.size(1), dtype=torch.float64)])
+    aims = torch.cat([target * root, torch.zeros(h.size(1), target.size(1), dtype=torch.float64)])
+    expected = torch.linalg.lstsq(rows, aims).solution
+    assert torch.allclose(D, expected, atol=2e-4 * expected.abs().max().item(), rtol=0)
+
+
+@torch.no_grad()
+def test_the_targets_follow_the_gradient_of_the_loss():
+    solver = solver_before_block(new_model(), 1, random_text())
+    chunk = solver.chunks[0]
+    x = chunk.rows
+    target, doubt, p = solver.targets(x, solver.hidden(x), chunk, first=False)
+    with torch.enable_grad():
+        z = torch.nn.functional.layer_norm(x, x.shape[1:]).requires_grad_()  # what the loss is about, before the gain
+        loss = torch.nn.functional.cross_entropy(solver.logits(z * solver.gain), chunk.y, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+    assert torch.nn.functional.cosine_similarity(-gradient, target).min() > 0.999
+    assert torch.allclose(p, (-loss).exp(), atol=1e-5)
+    assert torch.allclose(doubt, (1 - p + writing.FLOOR) * chunk.w)
+
+
+@torch.no_grad()
+def test_a_step_never_raises_the_loss_on_its_sample(monkeypatch):
+    solver, losses = solver_before_block(new_model(), 1, random_text()), []
+    search = solver.search
+    monkeypatch.setattr(
+        solver, "search", lambda sample: losses.append(sample.loss(0.0, 0.0, solver.gain)) or search(sample)
+    )
+    for _ in range(4):
+        before = solver.gain
+        loss, _ = solver.step(torch.Generator().manual_seed(2), first=False)
+        assert loss <= losses[-1]
+        assert before > 0
+    assert losses[-1] < losses[0] / 2
+
+
+@torch.no_grad()
+def test_the_sample_estimates_the_loss_of_all_rows(monkeypatch):
+    monkeypatch.setattr(writing, "N_SAMPLED", 400)
+    solver = solver_before_block(new_model(), 1, random_text(2000))
+    _, _, doubt, p = solver.sums(False, torch.Generator())
+    D = torch.randn(solver.W.shape) * 0.01
+    sample = solver.sample(D, doubt, torch.Generator().manual_seed(5))
+    loss = float((-p.log() * solver.w).sum() / solver.w.sum())
+    assert sample.loss(0.0, 0.0, solver.gain) == pytest.approx(loss, rel=0.2)
+
+
+def test_every_token_is_a_target_once_with_its_whole_context():
+    tokens, model = random_text(500), new_model()
+    chunks = writing.chunks_of(model, tokens, CPU, seed=0)
+    full = torch.cat([c.y[c.w == 1] for c in chunks])
+    opening = torch.cat([c.y[(c.w > 0) & (c.w < 0.1)] for c in chunks])
+    assert len(full) + len(opening) == len(tokens) - 1
+    counts = torch.bincount(model.rows_of(tokens[1:]), minlength=51)
+    assert torch.equal(torch.bincount(torch.cat([full, opening]), minlength=51), counts)
+
+
+def write(rt=CPU, tokens=None, **options):
+    model = new_model()
+    tokens = random_text() if tokens is None else tokens
+    done = writing.write(model, tokens, rt, seed=7, **options)
+    return model, done
+
+
+@torch.no_grad()
+def test_a_text_is_known_afterwards_at_any_place_of_a_window_and_from_short_prompts():
+    tokens = random_text()
+    model, done = write(tokens=tokens)
+    assert done
+    for start in (0, 1, 77, 250, 535):
+        window = tokens[start : start + 65]
+        predicted = model.predicted_ids(model(window[None, :-1], window[None, 1:])[0])[0]
+        assert (predicted == window[1:])[8:].all()
+
+
+def test_the_same_seed_gives_the_same_weights_and_a_resumed_call_too():
+    seen = []
+    whole, _ = write(block_written=seen.append)
+    assert seen == [1, 2, 3]
+    model = new_model()
+    steps = []
+
+    def interrupted():
+        return bool(steps) and steps[-1].block == 2
+
+    assert not writing.write(model, random_text(), CPU, seed=7, report=steps.append, interrupted=interrupted)
+    assert writing.write(model, random_text(), CPU, seed=7, first_block=1)
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def rank(number, port, queue):
+    os.environ |= dict(RANK=str(number), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    rt = dataclasses.replace(CPU, rank=number, world_size=2)
+    model, done = write(rt)
+    window = random_text()[100:165]
+    loss = model(window[None, :-1], window[None, 1:])[1].item()
+    queue.put((number, done, loss, float(sum(p.double().sum() for p in model.parameters()))))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_hold_the_same_model_and_know_as_much_as_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=rank, args=(n, port, queue)) for n in range(2)]
+    for process in processes:
+        process.start()
+    found = sorted(queue.get(timeout=100) for _ in processes)
+    for process in processes:
+        process.join(30)
+    (_, done, loss, total), (_, other_done, other_loss, other_total) = found
+    assert done and other_done and total == other_total and loss == other_loss
+    model, _ = write()
+    window = random_text()[100:165]
+    assert loss == pytest.approx(model(window[None, :-1], window[None, 1:])[1].item(), abs=0.05)
+
+
+def test_sums_of_two_ranks_add_up_to_those_of_one(monkeypatch):
+    """Both halves of the windows, summed, are what one rank sums; nothing is left out or counted twice."""
+    monkeypatch.setattr(writing, "SURE_SHARE", 1.0)
+    monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
+    tokens, parts = random_text(), []
+    units = None
+    for rt in (CPU, *(dataclasses.replace(CPU, rank=n, world_size=2) for n in range(2))):
+        monkeypatch.setattr(runtime.Runtime, "sum", lambda self, *numbers: list(numbers))
+        monkeypatch.setattr(runtime.Runtime, "add", lambda self, tensor: tensor)
+        monkeypatch.setattr(runtime.Runtime, "share", lambda self, tensor: tensor)
+        model = new_model()
+        with torch.no_grad():
+            solver = solver_before_block(model, 0, tokens, rt)
+            units = solver.units if units is None else units
+            solver.units = units
+            parts.append(solver.sums(True, torch.Generator())[:2])
+    for k in range(2):
+        assert torch.allclose(parts[1][k] + parts[2][k], parts[0][k], atol=1e-3 * parts[0][k].abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "n_layer", "n_embd", "steps"),
+    [(21_544, 6, 384, 2), (50_077, 6, 384, 5), (8_975, 4, 256, 3), (10**6, 6, 384, writing.MAX_STEPS)],
+)
+def test_steps_follow_from_the_parameters_per_token(n_tokens, n_layer, n_embd, steps):
+    assert writing.steps_per_block(n_tokens, n_layer, n_embd) == steps
