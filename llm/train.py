@@ -75,6 +75,7 @@ class Settings(runtime.Settings):
     n_layer: PositiveInt = 12  # blocks
     n_head: PositiveInt = 12  # attention heads; must divide n_embd
     n_embd: PositiveInt = 768  # width
+    max_n_embd: PositiveInt | None = None  # a text too long for n_embd is written into a model of up to this width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
     # what a new model begins with. look_back: heads that attend to the last tokens; written: heads that copy the last
@@ -244,9 +245,12 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
         obstacle = writing_phase.writing_obstacle(
             config, data, target_recall=cfg.target_recall, max_iters=cfg.max_iters
         )
-        weights = "look_back" if cfg.weights == "written" and obstacle else cfg.weights
-        if weights != cfg.weights:
+        weights = cfg.weights
+        if weights == "written" and obstacle:
             notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
+            weights = "look_back"
+        elif weights == "written":
+            config = writing_phase.widened(config, len(data.train), cfg.max_n_embd)
         return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, weights=weights)
     if cfg.init_from == "resume":
         return start.resumed(
@@ -255,7 +259,11 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
             corpus_softmax=cfg.corpus_softmax,
             dropout=cfg.dropout,
             fixed={name: getattr(cfg, name) for name in ("optimizer", "seed", "lora_rank")},
-            shape={name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")},
+            shape={
+                name: getattr(cfg, name)
+                for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")
+                if not (cfg.max_n_embd and name in ("n_head", "n_embd"))  # which followed from the text
+            },
         )
     return start.pretrained_weights(
         cfg.init_from,
@@ -277,7 +285,10 @@ def settings_for(cfg: Settings, data: Dataset, begin: start.Start) -> Settings:
         decay_epochs=cfg.decay_epochs,
     )
     corpus_softmax = cfg.corpus_softmax and begin.progress.base is None  # fine-tuning trains the whole table
-    return dataclasses.replace(cfg, max_iters=max_iters, lr_decay_iters=lr_decay_iters, corpus_softmax=corpus_softmax)
+    known = dict(max_iters=max_iters, lr_decay_iters=lr_decay_iters, corpus_softmax=corpus_softmax)
+    if cfg.max_n_embd:
+        known |= dict(n_head=begin.model.config.n_head, n_embd=begin.model.config.n_embd)
+    return dataclasses.replace(cfg, **known)
 
 
 def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> Run:

@@ -12,6 +12,7 @@ from llm.configurator import UserError, command
 from llm.reading.recall import recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
+from llm.storage.progress import Progress
 from llm.training import finish, start
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
@@ -46,6 +47,8 @@ def describe_length(run: Run) -> str:
     stop, expected = run.stop, run.stop.expected_iters()
     epochs = expected * run.tokens_per_iter / len(run.data.train)
     updates = f"{expected:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
+    if run.progress.n_written is not None:
+        return f"to be written in closed form; if that falls short of target_recall, about {updates} follow"
     if expected < stop.max_iters:
         return f"about {updates}; at most {stop.max_iters:,} updates"
     return f"at most {updates}" if stop.target or stop.target_loss or stop.patience else updates
@@ -103,7 +106,7 @@ def close_run(run: Run, resume_command: str) -> int:
     """
     progress, timer, stop = run.progress, run.timer, run.stop
     run.display.close()
-    done = f"{progress.iter_num:,} updates in {clock(run.seconds())}, saved in {run.out_dir}"
+    done = f"{describe_work(progress, run.model.config.n_layer)} in {clock(run.seconds())}, saved in {run.out_dir}"
     if not stop.last_step:  # a signal
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
         typed = resume_command or command("train.py", *words, "--init_from=resume")
@@ -131,6 +134,16 @@ def close_run(run: Run, resume_command: str) -> int:
         baseline=progress.baseline,
     )
     return 0
+
+
+def describe_work(progress: Progress, n_layer: int) -> str:
+    """What a run has done so far, in words."""
+    if progress.n_written is None:
+        return f"{progress.iter_num:,} updates"
+    attempt, n_blocks = divmod(progress.n_written, n_layer)
+    if n_blocks or not progress.n_written:
+        return f"{n_blocks} of {n_layer} blocks were written"
+    return "all blocks were written" + (" twice" if attempt > 1 else "")
 
 
 def explained(

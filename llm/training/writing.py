@@ -51,9 +51,10 @@ SHORT_PROMPT = 8  # tokens
 SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
 CHUNK = 4096  # rows at a time
 N_SAMPLED = 1000  # rows that the search looks at
+PARAMETERS = 100  # of all output matrices, per token of a long text
 PARAMETERS_PER_STEP = 300  # the fewer a token has, the more steps it takes
 MIN_STEPS, MAX_STEPS = 2, 12  # in each block
-LAST_BLOCK = 3  # times as many in the last block, which ends as soon as nothing is in doubt
+LAST_BLOCK = 6  # at most so many times as many in the last block, which ends as soon as nothing is in doubt
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
 
@@ -87,6 +88,11 @@ def steps_per_block(n_tokens: int, n_layer: int, n_embd: int) -> int:
     """How many steps each block takes: more, the fewer parameters there are per token."""
     per_token = 4 * n_embd**2 * n_layer / n_tokens
     return min(MAX_STEPS, max(MIN_STEPS, math.ceil(PARAMETERS_PER_STEP / per_token)))
+
+
+def width(n_tokens: int, n_layer: int, head_size: int) -> int:
+    """The least width, in whole heads, at which a text has PARAMETERS parameters per token to be written into."""
+    return head_size * math.ceil(math.sqrt(PARAMETERS * n_tokens / (4 * n_layer)) / head_size)
 
 
 @torch.no_grad()
@@ -324,7 +330,8 @@ class Solver:
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> "Sample":
         """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
         size = min(N_SAMPLED, len(self.w))
-        moved = torch.cat([self.project(self.hidden(c.rows), D).square().sum(1) for c in self.chunks]) * self.w
+        moved = [self.moved(c, D) if (n + self.steps_done) % 4 == 0 else 0 * c.w for n, c in enumerate(self.chunks)]
+        moved = torch.cat(moved) * self.w  # of every fourth chunk
         q = (doubt / doubt.sum() + self.w / self.w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
         top = doubt.topk(size // 3).indices
         q[top] = 0.0
@@ -337,7 +344,7 @@ class Solver:
         for chunk in self.chunks:
             n = len(chunk.y)
             here = indices[(indices >= offset) & (indices < offset + n)] - offset
-            x.append(chunk.rows[here])
+            x.append(chunk.x.flatten(0, 1)[chunk.keep.flatten().nonzero()[here, 0]])
             y.append(chunk.y[here])
             offset += n
         x = torch.cat(x)
@@ -345,6 +352,10 @@ class Solver:
         parts = [x + self.project(h, self.W), self.project(h, D)]
         parts += [] if self.last is None else [self.project(h, self.last)]
         return Sample(self, parts, torch.cat(y), importance / self.rt.sum(float(self.w.sum()))[0])
+
+    def moved(self, chunk: Chunk, D: torch.Tensor) -> torch.Tensor:
+        """(N,) squared length of what D adds to a chunk's rows."""
+        return self.project(self.hidden(chunk.rows), D).square().sum(1)
 
     def search(self, sample: "Sample") -> tuple[float, float, float, float]:
         """(loss, size, momentum, gain), the best that a search of one coordinate after the other finds."""

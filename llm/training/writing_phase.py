@@ -1,5 +1,7 @@
 """Writing as the first phase of a run: when it applies, its progress, saving, resuming, and what follows it."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -27,6 +29,14 @@ def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float |
     if recall_obstacle(config.block_size, len(data.train)):
         return "recall cannot be measured"
     return copying_obstacle(config)
+
+
+def widened(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTConfig:
+    """The shape in which a text of so many tokens is written: a long one needs more width, and as many more heads."""
+    size = config.n_embd // config.n_head
+    n_embd = max(config.n_embd, min(max_n_embd or 0, writing.width(n_tokens, config.n_layer, size)))
+    n_head = max(config.n_head, n_embd // size)
+    return dataclasses.replace(config, n_head=n_head, n_embd=n_head * size) if n_embd > config.n_embd else config
 
 
 def write_text(run: Run) -> None:
