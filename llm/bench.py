@@ -32,16 +32,18 @@ from llm.configurator import PACKAGE, PositiveInt, load_settings, require, run_s
 import torch
 
 from llm.model import GPTConfig
+from llm.network.copying_heads import copying_obstacle, set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.reading import samplers
 from llm.reading.reader import MAX_BATCH
 from llm.reading.samplers import BOOK_TOKENS, Subject
 from llm.runtime import Runtime
 from llm.storage.progress import Progress
-from llm.training import start
+from llm.training import start, writing
 
 TABLE_ROWS = 50304  # of the full token table
 SHORT, LONG = 240, 500  # tokens drawn in a sample
+WRITTEN_TOKENS = 21_504  # of the text that is written in closed form: as many as a novella has
 SAMPLING = sample.SamplingSettings().sampling()  # sample.py's defaults
 
 
@@ -206,6 +208,29 @@ def report_training(repeats: int, rt: Runtime) -> None:
         share = flops / ours / rates.get(name_of(rt.dtype), rates["float32"])
         print(f"| {name} | {tokens / ours:,.0f} | {share:.0%} | {tokens / theirs:,.0f} | {theirs / ours:.1f} |")
     report_muon(muon, repeats, device)
+    report_writing(next(iter(trainings().values())), repeats, rt, rates.get(name_of(rt.dtype), rates["float32"]))
+
+
+def report_writing(training: train.Settings, repeats: int, rt: Runtime, rate: float) -> None:
+    """Print the time of writing a random text in closed form, beside gradient descent over as many tokens.
+
+    rate: of matrix products in the run's dtype, in operations/s.
+    """
+    shape = shape_of(training)
+    if obstacle := copying_obstacle(shape):
+        print(f"writing in closed form: not measured, because {obstacle}")
+        return
+    update, _ = our_update(training, rt)
+    per_update = median_seconds([partial(seconds_of, update, rt.device)], repeats)[0]
+    model = CompactGPT(shape, list(range(BOOK_TOKENS)))
+    set_copying_heads(model)
+    steps, tokens = [], torch.randint(BOOK_TOKENS, (WRITTEN_TOKENS,))
+    write = partial(writing.write, model.to(rt.device), tokens, rt, seed=1, report=steps.append)
+    seconds = seconds_of(write, rt.device)
+    epoch = per_update * WRITTEN_TOKENS / (training.batch_size * training.block_size)
+    words = f"{len(steps)} steps in {seconds:.1f} s, {seconds * rate / 1e12:.1f} TFLOP; {steps[-1].known:.2%} known"
+    beside = f"an epoch of gradient descent takes {epoch:.1f} s, {epoch * len(steps) / seconds:.1f} times a step"
+    print(f"\nwriting {WRITTEN_TOKENS:,} random tokens in closed form: {words}; {beside}")
 
 
 def report_muon(muon: torch.optim.Optimizer, repeats: int, device: torch.device) -> None:

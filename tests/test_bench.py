@@ -46,6 +46,21 @@ def numbers(*cells):
     return [float(cell.replace(",", "")) for cell in cells]
 
 
+def test_writing_is_shown_beside_an_epoch_of_gradient_descent(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "seconds_of", lambda work, *arguments: (work(), 6.0)[1])
+    monkeypatch.setattr(bench, "BOOK_TOKENS", 200)
+    monkeypatch.setattr(bench, "WRITTEN_TOKENS", 1024)
+    shape = dict(n_layer=3, n_head=2, n_embd=64, block_size=64)
+    training = dataclasses.replace(TINY, **shape)
+    bench.report_writing(training, 1, ALONE, 1e12)
+    out = capsys.readouterr().out
+    found = re.search(
+        r"(\d+) steps in ([\d.]+) s, ([\d.]+) TFLOP; ([\d.]+)% known; .* takes ([\d.]+) s, ([\d.]+) times", out
+    )
+    steps, seconds, tflop, known, epoch, ratio = numbers(*found.groups())
+    assert known > 99 and seconds == tflop == 6 and epoch == 6 * 1024 / (2 * 64) and ratio == epoch * steps / 6
+
+
 def test_training_is_shown_beside_hugging_face_with_the_ratio(monkeypatch, capsys, stopped_clock):
     pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "trainings", lambda: {"tiny": TINY})
@@ -55,6 +70,7 @@ def test_training_is_shown_beside_hugging_face_with_the_ratio(monkeypatch, capsy
     found = re.search(r"\| tiny \| ([\d,]+) \| \d+% \| ([\d,]+) \| ([\d.]+) \|", out)
     ours, theirs, ratio = numbers(*found.groups())
     assert ratio == pytest.approx(ours / theirs, rel=0.1, abs=0.1)
+    assert "writing in closed form: not measured, because n_layer=2, expected at least 3" in out
     found = re.search(r"Muon, an update of the 30M model: ([\d.]+) s, torch.optim.Muon ([\d.]+) s, ratio ([\d.]+)", out)
     ours, theirs, ratio = numbers(*found.groups())
     assert ratio == pytest.approx(theirs / ours, abs=0.1)
