@@ -32,7 +32,7 @@ from llm.configurator import PACKAGE, PositiveInt, load_settings, require, run_s
 import torch
 
 from llm.model import GPTConfig
-from llm.network.copying_heads import copying_obstacle, set_copying_heads
+from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.reading import samplers
 from llm.reading.reader import MAX_BATCH
@@ -212,25 +212,17 @@ def report_training(repeats: int, rt: Runtime) -> None:
 
 
 def report_writing(training: train.Settings, repeats: int, rt: Runtime, rate: float) -> None:
-    """Print the time of writing a random text in closed form, beside gradient descent over as many tokens.
-
-    rate: of matrix products in the run's dtype, in operations/s.
-    """
-    shape = shape_of(training)
-    if obstacle := copying_obstacle(shape):
-        print(f"writing in closed form: not measured, because {obstacle}")
-        return
+    """Print how long writing a random text takes, beside gradient descent. rate: of matrix products, operations/s."""
     update, _ = our_update(training, rt)
-    per_update = median_seconds([partial(seconds_of, update, rt.device)], repeats)[0]
-    model = CompactGPT(shape, list(range(BOOK_TOKENS)))
+    n_updates = WRITTEN_TOKENS / (training.batch_size * training.block_size)
+    epoch = n_updates * median_seconds([partial(seconds_of, update, rt.device)], repeats)[0]
+    model, steps = CompactGPT(shape_of(training), list(range(BOOK_TOKENS))).to(rt.device), []
     set_copying_heads(model)
-    steps, tokens = [], torch.randint(BOOK_TOKENS, (WRITTEN_TOKENS,))
-    write = partial(writing.write, model.to(rt.device), tokens, rt, seed=1, report=steps.append)
-    seconds = seconds_of(write, rt.device)
-    epoch = per_update * WRITTEN_TOKENS / (training.batch_size * training.block_size)
+    write = partial(writing.write, model, torch.randint(BOOK_TOKENS, (WRITTEN_TOKENS,)), rt, seed=1)
+    seconds = seconds_of(partial(write, report=steps.append), rt.device)
     words = f"{len(steps)} steps in {seconds:.1f} s, {seconds * rate / 1e12:.1f} TFLOP; {steps[-1].known:.2%} known"
-    beside = f"an epoch of gradient descent takes {epoch:.1f} s, {epoch * len(steps) / seconds:.1f} times a step"
-    print(f"\nwriting {WRITTEN_TOKENS:,} random tokens in closed form: {words}; {beside}")
+    words += f"; an epoch of gradient descent takes {epoch:.1f} s, {epoch * len(steps) / seconds:.1f} times a step"
+    print(f"\nwriting {WRITTEN_TOKENS:,} random tokens in closed form: {words}")
 
 
 def report_muon(muon: torch.optim.Optimizer, repeats: int, device: torch.device) -> None:

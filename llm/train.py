@@ -37,7 +37,7 @@ from llm.files import locked_folder
 from llm.model import GPT, GPTConfig
 from llm.reading import recall
 from llm.reading.generate import allowed_ids
-from llm.runtime import Runtime, notice
+from llm.runtime import Runtime
 from llm.storage import checkpoint
 from llm.text.dataset import Dataset
 from llm.training import metrics, outputs, start, writing_phase
@@ -78,8 +78,7 @@ class Settings(runtime.Settings):
     max_n_embd: PositiveInt | None = None  # a text too long for n_embd is written into a model of up to this width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    # what a new model begins with. look_back: heads that attend to the last tokens; written: heads that copy the last
-    # tokens, and MLPs solved for in closed form until target_recall is reached (where that is possible, else look_back)
+    # what a new model begins with; written: the text, solved for in closed form until target_recall (docs/settings.md)
     weights: Literal["gpt2", "look_back", "written"] = "gpt2"
     # fine-tuning (init_from names a model)
     lora_rank: NonNegativeInt = 0  # train a low-rank difference to each matrix of the blocks; 0 = all weights
@@ -242,15 +241,8 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
     if cfg.init_from == "scratch":
         shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
         config = GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape)
-        obstacle = writing_phase.writing_obstacle(
-            config, data, target_recall=cfg.target_recall, max_iters=cfg.max_iters
-        )
-        weights = cfg.weights
-        if weights == "written" and obstacle:
-            notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
-            weights = "look_back"
-        elif weights == "written":
-            config = writing_phase.widened(config, len(data.train), cfg.max_n_embd)
+        limits = dict(target_recall=cfg.target_recall, max_iters=cfg.max_iters, max_n_embd=cfg.max_n_embd)
+        config, weights = writing_phase.beginning(config, cfg.weights, data, **limits)
         return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, weights=weights)
     if cfg.init_from == "resume":
         return start.resumed(
@@ -259,11 +251,8 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
             corpus_softmax=cfg.corpus_softmax,
             dropout=cfg.dropout,
             fixed={name: getattr(cfg, name) for name in ("optimizer", "seed", "lora_rank")},
-            shape={
-                name: getattr(cfg, name)
-                for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")
-                if not (cfg.max_n_embd and name in ("n_head", "n_embd"))  # which followed from the text
-            },
+            shape={name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")},
+            widened=cfg.max_n_embd is not None,
         )
     return start.pretrained_weights(
         cfg.init_from,
@@ -285,10 +274,9 @@ def settings_for(cfg: Settings, data: Dataset, begin: start.Start) -> Settings:
         decay_epochs=cfg.decay_epochs,
     )
     corpus_softmax = cfg.corpus_softmax and begin.progress.base is None  # fine-tuning trains the whole table
+    shape = begin.model.config if cfg.max_n_embd else cfg
     known = dict(max_iters=max_iters, lr_decay_iters=lr_decay_iters, corpus_softmax=corpus_softmax)
-    if cfg.max_n_embd:
-        known |= dict(n_head=begin.model.config.n_head, n_embd=begin.model.config.n_embd)
-    return dataclasses.replace(cfg, **known)
+    return dataclasses.replace(cfg, **known, n_head=shape.n_head, n_embd=shape.n_embd)
 
 
 def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> Run:

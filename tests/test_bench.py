@@ -63,14 +63,15 @@ def test_writing_is_shown_beside_an_epoch_of_gradient_descent(monkeypatch, capsy
 
 def test_training_is_shown_beside_hugging_face_with_the_ratio(monkeypatch, capsys, stopped_clock):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(bench, "trainings", lambda: {"tiny": TINY})
+    monkeypatch.setattr(bench, "trainings", lambda: {"tiny": dataclasses.replace(TINY, n_layer=3, block_size=32)})
+    monkeypatch.setattr(bench, "WRITTEN_TOKENS", 300)
     bench.main(bench.Settings(repeats=1, dtype="float32", sampling=False))
     out = capsys.readouterr().out
     assert re.search(r"matrix products: bfloat16 [\d,]+ GFLOP/s, float32 [\d,]+ GFLOP/s\ndtype=auto chooses \w+", out)
     found = re.search(r"\| tiny \| ([\d,]+) \| \d+% \| ([\d,]+) \| ([\d.]+) \|", out)
     ours, theirs, ratio = numbers(*found.groups())
     assert ratio == pytest.approx(ours / theirs, rel=0.1, abs=0.1)
-    assert "writing in closed form: not measured, because n_layer=2, expected at least 3" in out
+    assert "\nwriting 300 random tokens in closed form: " in out
     found = re.search(r"Muon, an update of the 30M model: ([\d.]+) s, torch.optim.Muon ([\d.]+) s, ratio ([\d.]+)", out)
     ours, theirs, ratio = numbers(*found.groups())
     assert ratio == pytest.approx(theirs / ours, abs=0.1)

@@ -36,8 +36,10 @@ import torch
 import torch.nn.functional as F
 
 from llm.model import GPT, Block
-from llm.network.copying_heads import context_length, copy_further, further_block, without_positions
+from llm.network.copying_heads import copy_further, further_block, without_positions
 from llm.runtime import Runtime, seed_for
+from llm.training.writing_rows import Chunk, chunks_of
+from llm.training.writing_search import Sample, with_others
 
 FIRST_SIZE = 8.0  # of what the first step adds, relative to x: large, so that few tokens of context suffice
 UNIT_GAIN = 3.0  # standard deviation of what GELU is applied to
@@ -47,30 +49,12 @@ CERTAIN = 0.9999  # probability of a token from which on it adds nothing to the 
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
-SHORT_PROMPT = 8  # tokens
-SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
-CHUNK = 4096  # rows at a time
 N_SAMPLED = 1000  # rows that the search looks at
 PARAMETERS = 100  # of all output matrices, per token of a long text
 PARAMETERS_PER_STEP = 300  # the fewer a token has, the more steps it takes
 MIN_STEPS, MAX_STEPS = 2, 12  # in each block
 LAST_BLOCK = 6  # at most so many times as many in the last block, which ends as soon as nothing is in doubt
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
-
-
-@dataclass
-class Chunk:
-    """Some windows of the text."""
-
-    x: torch.Tensor  # (B, T, C), the residual stream
-    keep: torch.Tensor  # (B, T) bool: the rows that count
-    y: torch.Tensor  # (N,) rows of the token table: what follows each kept row
-    w: torch.Tensor  # (N,) weights
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """(N, C), the kept rows of x."""
-        return self.x[self.keep]
 
 
 @dataclass(frozen=True)
@@ -142,38 +126,6 @@ def write(
     return True
 
 
-def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[Chunk]:
-    """This rank's windows of the text, as they are before the first block.
-
-    Long windows hold every token once with its whole context; short ones hold a sample of the tokens with as few
-    tokens of context as a short prompt has.
-    """
-    rows, T, generator = model.rows_of(tokens), model.config.block_size, torch.Generator().manual_seed(seed)
-    overlap = min(context_length(model.config.n_head), T // 2)
-    starts = torch.cat([torch.arange(0, len(rows) - T - 1, T - overlap), torch.tensor([len(rows) - T - 1])])
-    weights = torch.ones(len(starts), T)
-    weights[1:, :overlap] = 0.0
-    weights[-1, : T - int(starts[-1] - starts[-2]) if len(starts) > 1 else 0] = 0.0  # in the window before it
-    weights[0, :3] = 0.02  # almost no context
-    windows = [(starts, weights)]
-    n_short = len(rows) // (4 * (overlap - SHORT_PROMPT + 1)) if overlap > SHORT_PROMPT else 0
-    weights = torch.full((n_short, overlap), SHORT_WEIGHT)
-    weights[:, : SHORT_PROMPT - 1] = 0.0
-    windows.append((torch.randint(len(rows) - overlap - 1, (n_short,), generator=generator), weights))
-    chunks = []
-    for starts, weights in windows:
-        length = weights.size(1)
-        at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
-        weights = weights[rt.rank :: rt.world_size]
-        for some, w in zip(
-            rows[at].split(max(1, CHUNK // length)), weights.split(max(1, CHUNK // length)), strict=True
-        ):
-            some, w = some.to(rt.device), w.to(rt.device)
-            x = F.embedding(some[:, :-1], model.lm_head.weight) + model.transformer.wpe.weight[:length]
-            chunks.append(Chunk(x, w > 0, some[:, 1:][w > 0], w[w > 0]))
-    return chunks
-
-
 class Solver:
     """Solves for the MLPs of a model, one after the other, given the residual stream before them."""
 
@@ -183,6 +135,7 @@ class Solver:
         self.dtype = torch.bfloat16 if rt.dtype == torch.float16 else rt.dtype
         self.table = model.lm_head.weight.detach()
         self.table_in_dtype = self.table.to(self.dtype)
+        self.n_other = getattr(model, "n_other", 0)  # tokens that share the last row of a compact table
         self.length = float(self.table.norm(dim=1).mean())  # |E|
         self.w = torch.cat([c.w for c in chunks])  # (N,), of all chunks
         self.gain = float(model.transformer.ln_f.weight[0])
@@ -213,13 +166,7 @@ class Solver:
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """(N, C), already normalised -> (N, V) float32."""
-        return self.with_others(F.linear(z.to(self.dtype), self.table_in_dtype).float())
-
-    def with_others(self, logits: torch.Tensor) -> torch.Tensor:
-        n_other = getattr(self.model, "n_other", 0)  # tokens that share the last row of a compact table
-        if n_other:
-            logits[:, -1] += math.log(n_other)
-        return logits
+        return with_others(F.linear(z.to(self.dtype), self.table_in_dtype).float(), self.n_other)
 
     # ------------------------------------------------------------------------------------------------ a block
     def write_block(self, n: int, block: Block, steps: int, generator: torch.Generator) -> bool:
@@ -272,7 +219,7 @@ class Solver:
             loss, self.gain = min((sample.loss(size, 0.0, g), g) for g in (0.8, 1.0, 1.5, 2.0, 3.0))
             momentum = 0.0
         else:
-            loss, size, momentum, self.gain = self.search(sample)
+            loss, size, momentum, self.gain = sample.search(self.gain)
         self.last = size * D + (momentum * self.last if momentum else 0.0)
         self.W += self.last
         return loss, known / n
@@ -327,7 +274,7 @@ class Solver:
         return torch.zeros_like(z).index_copy_(0, open_, g), doubt * chunk.w, p
 
     # ------------------------------------------------------------------------------------------------ the search
-    def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> "Sample":
+    def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:
         """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
         size = min(N_SAMPLED, len(self.w))
         moved = [self.moved(c, D) if (n + self.steps_done) % 4 == 0 else 0 * c.w for n, c in enumerate(self.chunks)]
@@ -351,49 +298,10 @@ class Solver:
         h = self.hidden(x)
         parts = [x + self.project(h, self.W), self.project(h, D)]
         parts += [] if self.last is None else [self.project(h, self.last)]
-        return Sample(self, parts, torch.cat(y), importance / self.rt.sum(float(self.w.sum()))[0])
+        importance /= self.rt.sum(float(self.w.sum()))[0]
+        options = dict(table=self.table_in_dtype, n_other=self.n_other, rt=self.rt)
+        return Sample(parts, torch.cat(y), importance, **options)
 
     def moved(self, chunk: Chunk, D: torch.Tensor) -> torch.Tensor:
         """(N,) squared length of what D adds to a chunk's rows."""
         return self.project(self.hidden(chunk.rows), D).square().sum(1)
-
-    def search(self, sample: "Sample") -> tuple[float, float, float, float]:
-        """(loss, size, momentum, gain), the best that a search of one coordinate after the other finds."""
-        best = (sample.loss(0.0, 0.0, self.gain), 0.0, 0.0, self.gain)
-
-        def attempt(size, momentum, gain):
-            nonlocal best
-            best = min(best, (sample.loss(size, momentum, gain), size, momentum, gain))
-
-        for size in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0):
-            attempt(size, 0.0, self.gain)
-        for factor in (0.6, 1.7):
-            attempt(best[1] * factor, 0.0, self.gain)
-        for factor in (0.75, 1.33):
-            attempt(best[1], 0.0, best[3] * factor)
-        if self.last is not None:
-            for momentum in (0.3, 1.0):
-                attempt(best[1], momentum, best[3])
-        for factor in (0.8, 1.25):
-            attempt(best[1] * factor, best[2], best[3])
-        return best
-
-
-class Sample:
-    """Rows of the text and the directions of a step: the loss anywhere along them, for the price of adding logits."""
-
-    def __init__(self, solver: Solver, parts: list[torch.Tensor], y: torch.Tensor, importance: torch.Tensor):
-        """parts: z, the step, and the step before if there is one, each (N, C)."""
-        self.solver, self.y, self.importance, self.d = solver, y, importance, parts[1]
-        self.parts = [part - part.mean(1, keepdim=True) for part in parts]
-        self.logits = [F.linear(p.to(solver.dtype), solver.table_in_dtype).float() for p in self.parts]
-
-    def loss(self, size: float, momentum: float, gain: float) -> float:
-        """Weighted mean loss of z + size * step + momentum * last step, in nats."""
-        z, logits = (torch.add(own[0], own[1], alpha=size) for own in (self.parts, self.logits))
-        if momentum:
-            z.add_(self.parts[2], alpha=momentum)
-            logits.add_(self.logits[2], alpha=momentum)
-        logits *= (gain / (z.square().mean(1) + 1e-5).sqrt())[:, None]
-        losses = F.cross_entropy(self.solver.with_others(logits), self.y, reduction="none")
-        return self.solver.rt.sum(float((losses * self.importance).sum()))[0]

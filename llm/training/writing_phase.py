@@ -31,6 +31,24 @@ def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float |
     return copying_obstacle(config)
 
 
+def beginning(
+    config: GPTConfig,
+    weights: str,
+    data: Dataset,
+    *,
+    target_recall: float | None,
+    max_iters: int | None,
+    max_n_embd: int | None,
+) -> tuple[GPTConfig, str]:
+    """(shape, weights) that a new run begins with: if it cannot write its text, look_back weights, with a notice."""
+    if weights != "written":
+        return config, weights
+    if obstacle := writing_obstacle(config, data, target_recall=target_recall, max_iters=max_iters):
+        notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
+        return config, "look_back"
+    return widened(config, len(data.train), max_n_embd), weights
+
+
 def widened(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTConfig:
     """The shape in which a text of so many tokens is written: a long one needs more width, and as many more heads."""
     size = config.n_embd // config.n_head

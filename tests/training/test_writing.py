@@ -12,7 +12,8 @@ from llm import runtime
 from llm.model import GPTConfig
 from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
-from llm.training import writing
+from llm.training import writing, writing_rows
+from llm.training.writing_search import Sample
 
 SHAPE = dict(n_layer=3, n_head=4, n_embd=64, block_size=64, bias=False, vocab_size=60, dropout=0.0, gelu="tanh")
 CPU = runtime.Runtime(torch.device("cpu"), torch.float32, compile=False)
@@ -32,7 +33,7 @@ def random_text(n=600):
 def solver_before_block(model, n, tokens, rt=CPU):
     """A Solver that has written the blocks before block n and chosen the hidden units of block n."""
     generator = torch.Generator().manual_seed(1)
-    chunks = writing.chunks_of(model, tokens, rt, seed=0)
+    chunks = writing_rows.chunks_of(model, tokens, rt, seed=0)
     solver = writing.Solver(model, chunks, rt, report=lambda step: None, interrupted=lambda: False, total=9)
     for k, block in enumerate(model.transformer.h[: n + 1]):
         if k == 0:
@@ -83,9 +84,9 @@ def test_the_targets_follow_the_gradient_of_the_loss():
 @torch.no_grad()
 def test_a_step_never_raises_the_loss_on_its_sample(monkeypatch):
     solver, losses = solver_before_block(new_model(), 1, random_text()), []
-    search = solver.search
+    search = Sample.search
     monkeypatch.setattr(
-        solver, "search", lambda sample: losses.append(sample.loss(0.0, 0.0, solver.gain)) or search(sample)
+        Sample, "search", lambda sample, gain: losses.append(sample.loss(0.0, 0.0, gain)) or search(sample, gain)
     )
     for _ in range(4):
         before = solver.gain
@@ -108,7 +109,7 @@ def test_the_sample_estimates_the_loss_of_all_rows(monkeypatch):
 
 def test_every_token_is_a_target_once_with_its_whole_context():
     tokens, model = random_text(500), new_model()
-    chunks = writing.chunks_of(model, tokens, CPU, seed=0)
+    chunks = writing_rows.chunks_of(model, tokens, CPU, seed=0)
     full = torch.cat([c.y[c.w == 1] for c in chunks])
     opening = torch.cat([c.y[(c.w > 0) & (c.w < 0.1)] for c in chunks])
     assert len(full) + len(opening) == len(tokens) - 1
@@ -135,8 +136,8 @@ def test_a_text_is_known_afterwards_at_any_place_of_a_window_and_from_short_prom
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_resumed_call_too():
-    seen = []
-    whole, _ = write(block_written=seen.append)
+    seen, text = [], random_text(3000)
+    whole, _ = write(tokens=text, block_written=seen.append)
     assert seen == [1, 2, 3]
     model = new_model()
     steps = []
@@ -144,8 +145,8 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_call_too():
     def interrupted():
         return bool(steps) and steps[-1].block == 2
 
-    assert not writing.write(model, random_text(), CPU, seed=7, report=steps.append, interrupted=interrupted)
-    assert writing.write(model, random_text(), CPU, seed=7, first_block=1)
+    assert not writing.write(model, text, CPU, seed=7, report=steps.append, interrupted=interrupted)
+    assert writing.write(model, text, CPU, seed=7, first_block=1)
     for a, b in zip(whole.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
 

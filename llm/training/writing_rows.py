@@ -1,0 +1,65 @@
+"""The rows that a text is written for: windows of it, on their way through the network.
+
+Every token is a target once with its whole context; a sample of the tokens, once more with as few tokens of context as
+a short prompt has.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from llm.model import GPT
+from llm.network.copying_heads import context_length
+from llm.runtime import Runtime
+
+SHORT_PROMPT = 8  # tokens
+SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
+CHUNK = 4096  # rows at a time
+
+
+@dataclass
+class Chunk:
+    """Some windows of the text."""
+
+    x: torch.Tensor  # (B, T, C), the residual stream
+    keep: torch.Tensor  # (B, T) bool: the rows that count
+    y: torch.Tensor  # (N,) rows of the token table: what follows each kept row
+    w: torch.Tensor  # (N,) weights
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(N, C), the kept rows of x."""
+        return self.x[self.keep]
+
+
+def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[Chunk]:
+    """This rank's windows of the text, as they are before the first block.
+
+    Long windows hold every token once with its whole context; short ones hold a sample of the tokens with as few
+    tokens of context as a short prompt has.
+    """
+    rows, T, generator = model.rows_of(tokens), model.config.block_size, torch.Generator().manual_seed(seed)
+    overlap = min(context_length(model.config.n_head), T // 2)
+    starts = torch.cat([torch.arange(0, len(rows) - T - 1, T - overlap), torch.tensor([len(rows) - T - 1])])
+    weights = torch.ones(len(starts), T)
+    weights[1:, :overlap] = 0.0
+    weights[-1, : T - int(starts[-1] - starts[-2]) if len(starts) > 1 else 0] = 0.0  # in the window before it
+    weights[0, :3] = 0.02  # almost no context
+    windows = [(starts, weights)]
+    n_short = len(rows) // (4 * (overlap - SHORT_PROMPT + 1)) if overlap > SHORT_PROMPT else 0
+    weights = torch.full((n_short, overlap), SHORT_WEIGHT)
+    weights[:, : SHORT_PROMPT - 1] = 0.0
+    windows.append((torch.randint(len(rows) - overlap - 1, (n_short,), generator=generator), weights))
+    chunks = []
+    for starts, weights in windows:
+        length = weights.size(1)
+        at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
+        weights = weights[rt.rank :: rt.world_size]
+        for some, w in zip(
+            rows[at].split(max(1, CHUNK // length)), weights.split(max(1, CHUNK // length)), strict=True
+        ):
+            some, w = some.to(rt.device), w.to(rt.device)
+            x = F.embedding(some[:, :-1], model.lm_head.weight) + model.transformer.wpe.weight[:length]
+            chunks.append(Chunk(x, w > 0, some[:, 1:][w > 0], w[w > 0]))
+    return chunks
