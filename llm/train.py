@@ -78,8 +78,7 @@ class Settings(runtime.Settings):
     max_n_embd: PositiveInt | None = None  # a text too long for n_embd is written into a model of up to this width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
-    # what a new model begins with; written: the text, solved for in closed form until target_recall (docs/settings.md)
-    weights: Literal["gpt2", "look_back", "written"] = "gpt2"
+    weights: Literal["gpt2", "look_back", "written"] = "gpt2"  # of a new model; written: solved for in closed form
     # fine-tuning (init_from names a model)
     lora_rank: NonNegativeInt = 0  # train a low-rank difference to each matrix of the blocks; 0 = all weights
     gradient_checkpointing: bool = False  # recompute blocks in the backward pass: slower, less memory

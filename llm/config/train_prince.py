@@ -22,7 +22,7 @@ eval_interval = 100
 n_layer = 6
 n_head = 6
 n_embd = 384
-max_n_embd = 1024  # long texts are written into a wider model
+max_n_embd = 640  # a text of 50,000 tokens is written into a wider model
 block_size = 256
 weights = "written"  # in closed form where that is possible, else by gradient descent from look-back weights
 

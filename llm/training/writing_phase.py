@@ -15,6 +15,7 @@ from llm.training import start, writing
 from llm.training.run import Run
 
 ATTEMPTS = 2  # the second takes twice as many steps
+MAX_TOKENS = 60_000  # of the longest text that is written (docs/LOG.md, "Writing a text in closed form")
 SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
 
 
@@ -22,6 +23,8 @@ def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float |
     """Why a run cannot begin by writing the text in closed form, as a clause; "" if it can."""
     if data.val is not None:
         return f"{len(data.val):,} tokens are held out, to generalise on"
+    if len(data.train) > MAX_TOKENS:
+        return f"it has {len(data.train):,} tokens, and writing reaches the target up to about {MAX_TOKENS:,}"
     if max_iters is not None:
         return f"max_iters={max_iters} counts updates"
     if target_recall is None:
@@ -64,7 +67,7 @@ def write_text(run: Run) -> None:
     written of the text is saved by the loop that follows.
     """
     progress, n_layer = run.progress, run.model.config.n_layer
-    if progress.iter_num:
+    if progress.iter_num or run.stop.target is None:
         return
     tokens = torch.from_numpy(run.data.train.tokens(0, len(run.data.train)).astype(np.int64))
     while True:
@@ -73,8 +76,8 @@ def write_text(run: Run) -> None:
             with run.timer.measure("measuring"):
                 if run.stop.target_reached(run.model):
                     return
-            if attempt == ATTEMPTS:
-                break
+        if attempt >= ATTEMPTS:
+            break
         with run.timer.measure("writing"):
             finished = writing.write(
                 run.model,

@@ -13,6 +13,7 @@ BASE = {"name": "gpt2", "path": "", "sha256": "0"}
 # For each type that a field has. A field of a new type fails here until it is given its values: none is forgotten.
 NON_DEFAULT = {
     NonNegativeInt: 3,
+    NonNegativeInt | None: 3,
     NonNegativeFloat: 1.5,
     float: 0.25,
     str: "target_recall reached",
@@ -24,6 +25,7 @@ NON_DEFAULT = {
 }
 WRONG = {
     NonNegativeInt: [None, "1", 1.0, 1.5, -1, True, [1], 2**63, math.nan],
+    NonNegativeInt | None: ["1", 1.0, -1, True, [1], 2**63],
     NonNegativeFloat: [None, "1.5", -0.5, True, [1.5], math.nan, math.inf],
     float: [None, "nats", [1.5], {}, math.nan, math.inf],
     str: [None, 1, b"x", ["x"]],

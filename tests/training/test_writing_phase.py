@@ -128,6 +128,13 @@ def test_a_run_that_cannot_write_says_why_and_trains_as_before(learn, verse, cap
     assert not any("written_block" in line for line in lines)
 
 
+def test_a_text_that_is_too_long_is_learned_by_gradient_descent(learn, verse, monkeypatch, capsys):
+    monkeypatch.setattr(writing_phase, "MAX_TOKENS", 600)
+    assert learn(**WRITTEN, lr_decay_iters=1)[-1]["step"] > 0
+    words = f"because it has {len(verse.train):,} tokens, and writing reaches the target up to about 600"
+    assert words in capsys.readouterr().err
+
+
 def test_a_part_to_generalise_on_is_not_written(prepare, learn, capsys):
     prepare("verse", text=STORY[:4000], val_fraction=0.3)
     lines = learn(**WRITTEN, lr_decay_iters=1)
