@@ -7,11 +7,10 @@
 #
 #     python train.py config/train_prince.py --dataset=my_book --out_dir=out-my_book
 #
-# Measured on Brother Jacob, a public-domain book of the same size (21,542 tokens), on two CPU cores (AMD EPYC with
-# AVX-512-BF16), 2026-11-23: 86 seconds from the command to its end, recall@50/50 1.0000, recall@8/50 0.99 (medians of
-# three seeds; BENCHMARKS.md). Expect about 59 updates of 1.3 seconds. The published reference trained a model of this
-# shape for 5 minutes on a rented GPU. The length follows from the text: each token of that book is seen about 11 times,
-# those of longer books more often.
+# Measured on Brother Jacob, a public-domain book of the same size (21,544 tokens), on two CPU cores (AMD EPYC with
+# AVX-512-BF16), 2026-11-25: 41 seconds from the command to its end, recall@50/50 1.0000, recall@8/50 0.99 (medians of
+# three seeds; BENCHMARKS.md). The published reference trained a model of this shape for 5 minutes on a rented GPU.
+# Texts above 60,000 tokens are learned by gradient descent, to which the settings from `batch_size` on belong.
 
 from llm.config.by_heart import *  # noqa: F403 (the recipe)
 
@@ -24,7 +23,7 @@ n_head = 6
 n_embd = 384
 max_n_embd = 640  # a text of 50,000 tokens is written into a wider model
 block_size = 256
-weights = "written"  # in closed form where that is possible, else by gradient descent from look-back weights
+weights = "written"  # in closed form; where that cannot work, by gradient descent from look-back weights
 
 batch_size = 16
 gradient_accumulation_steps = 1  # 4,096 tokens per update
