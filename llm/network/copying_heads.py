@@ -14,7 +14,7 @@ import math
 import torch
 
 from llm.model import GPT, Block, GPTConfig
-from llm.network.look_back import POSITION_RMS, TOKEN_STD, rotation
+from llm.network.look_back import POSITION_RMS, TOKEN_STD, rotation, set_positions
 
 SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first and in the later block
 FARTHEST = 0.1  # weight of the farthest token that the first block copies; the nearest has 1
@@ -57,9 +57,7 @@ def set_copying_heads(model: GPT) -> None:
     ones = torch.ones(c.n_embd, 1)
     subspace = torch.linalg.qr(torch.cat([ones, torch.randn(c.n_embd, 2 * n)], dim=1)).Q[:, 1:].T  # (2 n, C)
     frequencies = torch.rand(n) * math.pi
-    angles = torch.arange(c.block_size)[:, None] * frequencies  # (block_size, n)
-    waves = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)  # (block_size, 2 n), rows of length sqrt(n)
-    transformer.wpe.weight.copy_(POSITION_RMS * math.sqrt(c.n_embd / n) * waves @ subspace)
+    waves = set_positions(model, frequencies, subspace)
     tokens = transformer.wte.weight.normal_(std=TOKEN_STD)
     tokens -= tokens @ subspace.T @ subspace
     for block in transformer.h:

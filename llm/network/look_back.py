@@ -32,6 +32,19 @@ def rotation(angles: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def set_positions(model: GPT, frequencies: torch.Tensor, subspace: torch.Tensor) -> torch.Tensor:
+    """Make position p the vector of cos(w_i p), sin(w_i p) in a subspace, scaled; returns it unscaled.
+
+    frequencies w (n,); subspace (2 n, C), orthonormal rows; returns (block_size, 2 n), rows of length sqrt(n).
+    """
+    c = model.config
+    angles = torch.arange(c.block_size)[:, None] * frequencies  # (block_size, n)
+    waves = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)
+    model.transformer.wpe.weight.copy_(POSITION_RMS * math.sqrt(c.n_embd / len(frequencies)) * waves @ subspace)
+    return waves
+
+
+@torch.no_grad()
 def set_look_back_weights(model: GPT) -> None:
     """Set a model's initial weights, in place; draws from torch's global generator.
 
@@ -46,9 +59,7 @@ def set_look_back_weights(model: GPT) -> None:
         return
     frequencies = torch.rand(n) * math.pi
     subspace = torch.linalg.qr(torch.randn(c.n_embd, 2 * n)).Q.T  # (2 n, C), orthonormal rows
-    angles = torch.arange(c.block_size)[:, None] * frequencies  # (block_size, n)
-    waves = torch.stack([angles.cos(), angles.sin()], dim=2).flatten(1)  # (block_size, 2 n), rows of length sqrt(n)
-    transformer.wpe.weight.copy_(POSITION_RMS * math.sqrt(c.n_embd / n) * waves @ subspace)
+    set_positions(model, frequencies, subspace)
     tokens = transformer.wte.weight.normal_(std=TOKEN_STD)
     tokens -= tokens @ subspace.T @ subspace
     for name, p in transformer.named_parameters():
