@@ -66,7 +66,6 @@ class Run:
     log: Metrics | None = None  # of rank 0, once the run writes files; as are the next two
     saver: Saver | None = None
     display: Display | None = None
-    saved_at: float = 0.0  # seconds() at the latest save while a text is written
     start_time: float = 0.0  # of time.perf_counter
     errors: list[int] = field(default_factory=list)  # tokens of the text that the latest update got wrong
     n_known: torch.Tensor | float = 0.0  # stretches that were predicted without error since the last line of metrics

@@ -105,13 +105,10 @@ def report(run: Run, step: writing.Step) -> None:
 
 def save_block(run: Run, n_written: int) -> None:
     """Note that so many blocks are written, counted over all attempts; save if that took long."""
-    progress = run.progress
-    progress.n_written = n_written
-    unsaved = run.seconds() - max(progress.seconds, run.saved_at)
-    if run.rt.is_main and unsaved > SAVE_INTERVAL:
+    run.progress.n_written = n_written
+    if run.rt.is_main and run.seconds() - run.progress.seconds > SAVE_INTERVAL:  # progress.seconds: at the latest save
         with run.timer.measure("saving"):
             run.saver.save_latest()
-        run.saved_at = run.seconds()
 
 
 def give_up(run: Run) -> None:
