@@ -47,7 +47,7 @@ def describe_length(run: Run) -> str:
     stop, expected = run.stop, run.stop.expected_iters()
     epochs = expected * run.tokens_per_iter / len(run.data.train)
     updates = f"{expected:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
-    if run.progress.n_written is not None:
+    if run.progress.n_written is not None and not stop.last_step:
         return f"to be written in closed form; if that falls short of target_recall, about {updates} follow"
     if expected < stop.max_iters:
         return f"about {updates}; at most {stop.max_iters:,} updates"
