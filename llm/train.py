@@ -75,7 +75,7 @@ class Settings(runtime.Settings):
     n_layer: PositiveInt = 12  # blocks
     n_head: PositiveInt = 12  # attention heads; must divide n_embd
     n_embd: PositiveInt = 768  # width
-    max_n_embd: PositiveInt | None = None  # a text too long for n_embd is written into a model of up to this width
+    max_n_embd: PositiveInt | None = None  # a long text is written into a larger shape, up to this width
     dropout: Fraction = 0.0  # 0 to learn by heart; 0.1 or more to generalise from little text
     bias: bool = False  # biases in linear layers and layer norms, as GPT-2 has them
     weights: Literal["gpt2", "look_back", "written"] = "gpt2"  # of a new model; written: solved for in closed form
@@ -251,7 +251,7 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
             dropout=cfg.dropout,
             fixed={name: getattr(cfg, name) for name in ("optimizer", "seed", "lora_rank")},
             shape={name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")},
-            widened=cfg.max_n_embd is not None,
+            enlarged=cfg.max_n_embd is not None,
         )
     return start.pretrained_weights(
         cfg.init_from,
@@ -275,7 +275,7 @@ def settings_for(cfg: Settings, data: Dataset, begin: start.Start) -> Settings:
     corpus_softmax = cfg.corpus_softmax and begin.progress.base is None  # fine-tuning trains the whole table
     shape = begin.model.config if cfg.max_n_embd else cfg
     known = dict(max_iters=max_iters, lr_decay_iters=lr_decay_iters, corpus_softmax=corpus_softmax)
-    return dataclasses.replace(cfg, **known, n_head=shape.n_head, n_embd=shape.n_embd)
+    return dataclasses.replace(cfg, **known, n_layer=shape.n_layer, n_head=shape.n_head, n_embd=shape.n_embd)
 
 
 def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> Run:

@@ -1,9 +1,10 @@
 """Copying heads: attention that copies the last tokens into the residual stream, exactly and for any text.
 
-The heads of the first block copy the tokens 1, 2, ..., n_head back, each through a random projection and nearer ones
-with more weight; all other blocks' attention is silent. So before the first MLP, the residual stream holds the token
-itself and a fingerprint of the n_head tokens before it. Towards the end, one more block copies what stands further
-back. training/writing.py writes a text into such a model.
+The heads of the first block copy the tokens 1, 2, ..., NEAR back, each through a random projection and nearer ones with
+more weight. So before the first MLP, the residual stream holds the token itself and a fingerprint of the NEAR tokens
+before it: what a prompt of eight tokens has. One or two later blocks copy what stands further back, which tells
+passages apart that are alike for longer; all other blocks' attention is silent. training/writing.py writes a text into
+such a model.
 
 Positions are as in network/look_back.py, but orthogonal to the mean that a layer norm subtracts, too, and everything
 else is orthogonal to both: what is copied does not depend on where a window begins.
@@ -13,13 +14,18 @@ import math
 
 import torch
 
-from llm.model import GPT, Block, GPTConfig
+from llm.model import GPT, GPTConfig
 from llm.network.look_back import POSITION_RMS, TOKEN_STD, rotation, set_positions
 
-SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first and in the later block
-FARTHEST = 0.1  # weight of the farthest token that the first block copies; the nearest has 1
-FURTHER_STRIDE = 3  # tokens between those that the later block's heads copy
-FURTHER_SIZE = 0.1  # length of what the later block adds, relative to the residual stream
+SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first and in the later blocks
+NEAR = 7  # tokens that the first block's heads look back, at most
+FARTHEST = 0.3  # weight of the farthest token that the first block copies; the nearest has 1
+DEEP = 8  # blocks from which on two later blocks copy, not one
+LATER_SIZES = (
+    0.1,
+    0.2,
+)  # length of what a later block adds, relative to the residual stream, below DEEP and from it on
+FURTHER_STRIDE = 3  # tokens between those that the last block that copies copies
 
 
 def copying_obstacle(config: GPTConfig) -> str:
@@ -28,24 +34,31 @@ def copying_obstacle(config: GPTConfig) -> str:
         return f"n_layer={config.n_layer}, expected at least 3"
     if config.n_embd // config.n_head < 16:
         return f"heads of {config.n_embd // config.n_head} dimensions, expected at least 16"
-    if config.block_size < 2 * context_length(config.n_head):
-        return f"block_size={config.block_size}, expected at least {2 * context_length(config.n_head)}"
+    needed = 2 * context_length(config.n_layer, config.n_head)
+    if config.block_size < needed:
+        return f"block_size={config.block_size}, expected at least {needed}"
     return ""
 
 
-def further_reach(n_head: int) -> int:
-    """How many tokens back the later block's last head copies from."""
-    return n_head + 1 + (n_head - 1) * FURTHER_STRIDE
+def near_offsets(n_head: int) -> list[int]:
+    """How many tokens back each head of the first block copies from: 1, 2, ..., NEAR, some of them twice."""
+    near = min(NEAR, n_head)
+    return [1 + head * near // n_head for head in range(n_head)]
 
 
-def context_length(n_head: int) -> int:
-    """How many tokens what a row holds can depend on: itself, and what the first block has copied before it."""
-    return further_reach(n_head) + n_head + 1
+def later_offsets(n_layer: int, n_head: int) -> dict[int, list[int]]:
+    """For each later block that copies, from 0: how many tokens back each of its heads copies from."""
+    first, offsets = near_offsets(n_head)[-1] + 1, {}
+    if n_layer >= DEEP:
+        offsets[n_layer // 3] = list(range(first, first + n_head))
+        first += n_head
+    offsets[min(n_layer - 2, 2 * n_layer // 3)] = list(range(first, first + n_head * FURTHER_STRIDE, FURTHER_STRIDE))
+    return offsets
 
 
-def further_block(n_layer: int) -> int:
-    """The block, from 0, whose heads copy what stands further back than the first block's."""
-    return n_layer - 2
+def context_length(n_layer: int, n_head: int) -> int:
+    """How many tokens what a row holds depends on: itself, and what the first block has copied before the farthest."""
+    return max(max(offsets) for offsets in later_offsets(n_layer, n_head).values()) + near_offsets(n_head)[-1] + 1
 
 
 @torch.no_grad()
@@ -65,8 +78,12 @@ def set_copying_heads(model: GPT) -> None:
     length = float(tokens.norm(dim=1).mean())
     share = float((waves[0].norm() * POSITION_RMS * math.sqrt(c.n_embd / n)) ** 2)
     position = math.sqrt(c.n_embd * share / (share + length**2))  # length of a position as the first block reads it
-    sizes = [length / math.sqrt(size) * FARTHEST ** (head / max(1, c.n_head - 1)) for head in range(c.n_head)]
-    set_heads(transformer.h[0], range(1, c.n_head + 1), sizes, SHARPNESS[0], position, subspace, frequencies, None)
+    offsets = near_offsets(c.n_head)
+    farthest = max(1, offsets[-1] - 1)
+    sizes = [
+        length / math.sqrt(size * offsets.count(offset)) * FARTHEST ** ((offset - 1) / farthest) for offset in offsets
+    ]
+    set_heads(transformer.h[0], offsets, sizes, SHARPNESS[0], position, subspace, frequencies, None)
 
 
 def positions_of(model: GPT) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,17 +103,20 @@ def without_positions(model: GPT, rows: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def copy_further(model: GPT, block: Block, length: float, generator: torch.Generator) -> None:
-    """Make a later block's heads copy from n_head + 1, n_head + 1 + FURTHER_STRIDE, ... tokens back.
+def copy_further(model: GPT, n: int, length: float, generator: torch.Generator) -> None:
+    """Make the heads of block n, from 0, copy what later_offsets says.
 
     What they copy is no single token: it holds the tokens before that one, too. length: mean length of the residual
     stream's rows there. Draws from `generator`.
     """
-    n_head, n_embd = model.config.n_head, model.config.n_embd
+    n_layer, n_head, n_embd = model.config.n_layer, model.config.n_head, model.config.n_embd
     subspace, frequencies = positions_of(model)
     position = math.sqrt(n_embd) * float(model.transformer.wpe.weight[0].norm()) / length
-    size = FURTHER_SIZE * length / math.sqrt(n_embd)  # of each head: together they have n_embd dimensions
-    offsets = range(n_head + 1, further_reach(n_head) + 1, FURTHER_STRIDE)
+    size = (
+        LATER_SIZES[n_layer >= DEEP] * length / math.sqrt(n_embd)
+    )  # of each head: together they have n_embd dimensions
+    offsets = later_offsets(n_layer, n_head)[n]
+    block = model.transformer.h[n]
     set_heads(block, offsets, [size] * n_head, SHARPNESS[1], position, subspace, frequencies, generator)
 
 

@@ -69,13 +69,12 @@ def resumed(
     dropout: float,
     fixed: dict[str, object],
     shape: dict[str, int],
-    widened: bool,
+    enlarged: bool,
 ) -> Start:
     """The latest checkpoint in out_dir. UserError if this run cannot go on from it.
 
     fixed: settings that cannot change on resume; shape: the model's shape as the settings have it, which the checkpoint
-    overrides, with a notice; widened: its width may have followed from the text, so
-    a larger one needs no notice.
+    overrides, with a notice; enlarged: it may have followed from the text, so a larger one needs no notice.
     """
     path = checkpoint.latest(out_dir)
     saved = checkpoint.read(path, parts=checkpoint.PARTS, mmap=False)
@@ -97,8 +96,8 @@ def resumed(
             raise UserError(f"{name} cannot change on resume; type --{name}={config[name]}, as in {path}")
     if len(progress.position) != 2:
         raise UserError(f"{path} is of an earlier llm, whose order of windows is gone; begin anew, or sample from it")
-    if widened:
-        shape |= {name: max(shape[name], saved["model_args"][name]) for name in ("n_head", "n_embd")}
+    if enlarged:
+        shape |= {name: max(shape[name], saved["model_args"][name]) for name in ("n_layer", "n_head", "n_embd")}
     kept = [f"{name}={value}" for name, value in saved["model_args"].items() if shape.get(name, value) != value]
     if kept:
         notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")

@@ -36,22 +36,26 @@ import torch
 import torch.nn.functional as F
 
 from llm.model import GPT, Block
-from llm.network.copying_heads import copy_further, further_block, without_positions
+from llm.network.copying_heads import copy_further, later_offsets, without_positions
 from llm.runtime import Runtime, seed_for
 from llm.training.writing_rows import Chunk, chunks_of
 from llm.training.writing_search import Sample, with_others
 
 FIRST_SIZE = 8.0  # of what the first step adds, relative to x: large, so that few tokens of context suffice
+FIRST_LOGIT = 20.0  # of a token towards which all of a row points
+FIRST_GAINS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
 UNIT_GAIN = 3.0  # standard deviation of what GELU is applied to
-RIDGE = 1e-2  # times the mean of the diagonal
+RIDGE = 0.03  # times hidden units per row, times the mean of the diagonal
 FLOOR = 0.005  # doubt about a token that is known for certain
 CERTAIN = 0.9999  # probability of a token from which on it adds nothing to the gradient
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
+GRAM_PARTS = 4  # in which the matrix is summed: its upper triangle costs nothing
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
 N_SAMPLED = 1000  # rows that the search looks at
-PARAMETERS = 100  # of all output matrices, per token of a long text
+PARAMETERS = 16.0  # of all output matrices, per token of a long text and natural logarithm of its number of tokens
 PARAMETERS_PER_STEP = 300  # the fewer a token has, the more steps it takes
+EXPLAINED = 0.65  # sum over all steps of hidden units per token, at least
 MIN_STEPS, MAX_STEPS = 2, 12  # in each block
 LAST_BLOCK = 6  # at most so many times as many in the last block, which ends as soon as nothing is in doubt
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
@@ -69,14 +73,20 @@ class Step:
 
 
 def steps_per_block(n_tokens: int, n_layer: int, n_embd: int) -> int:
-    """How many steps each block takes: more, the fewer parameters there are per token."""
-    per_token = 4 * n_embd**2 * n_layer / n_tokens
-    return min(MAX_STEPS, max(MIN_STEPS, math.ceil(PARAMETERS_PER_STEP / per_token)))
+    """How many steps each block takes: more, the fewer parameters and hidden units there are per token."""
+    for_parameters = PARAMETERS_PER_STEP * n_tokens / (4 * n_embd**2 * n_layer)
+    for_units = EXPLAINED * n_tokens / (4 * n_embd * (n_layer - 1 + LAST_BLOCK))
+    return min(MAX_STEPS, max(MIN_STEPS, math.ceil(max(for_parameters, for_units))))
 
 
-def width(n_tokens: int, n_layer: int, head_size: int) -> int:
-    """The least width, in whole heads, at which a text has PARAMETERS parameters per token to be written into."""
-    return head_size * math.ceil(math.sqrt(PARAMETERS * n_tokens / (4 * n_layer)) / head_size)
+def enough_parameters(n_tokens: int) -> float:
+    """How many parameters all output matrices together need for a text."""
+    return PARAMETERS * math.log(n_tokens) * n_tokens
+
+
+def enough_blocks(n_tokens: int, head_size: int) -> int:
+    """The least n so that n blocks of n heads have enough parameters for a text; GPT-2's shapes grow like that, too."""
+    return math.ceil((enough_parameters(n_tokens) / (4 * head_size**2)) ** (1 / 3))
 
 
 @torch.no_grad()
@@ -105,13 +115,14 @@ def write(
     n_steps = effort * steps_per_block(len(tokens), len(blocks), model.config.n_embd)
     total = n_steps * (len(blocks) - 1 + LAST_BLOCK)
     solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
+    copies_later = later_offsets(len(blocks), model.config.n_head)
     for n, block in enumerate(blocks):
         if first_block == 0:
             block.mlp.c_proj.weight.zero_()
         generator = torch.Generator().manual_seed(seed_for(seed, n))
-        if n == further_block(len(blocks)) and n >= first_block:
-            copy_further(model, block, solver.mean_norm(), generator)
-        if n in (0, further_block(len(blocks))):
+        if n in copies_later and n >= first_block:
+            copy_further(model, n, solver.mean_norm(), generator)
+        if n == 0 or n in copies_later:
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
         steps = n_steps * (LAST_BLOCK if n + 1 == len(blocks) else 1)
         if n >= first_block:
@@ -124,6 +135,14 @@ def write(
             solver.steps_done += steps
         solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
     return True
+
+
+def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add a' b to the lower triangle of total (F, F) in place, for a product that is symmetric; a, b (N, F)."""
+    size = -(-len(total) // GRAM_PARTS)
+    for start in range(0, len(total), size):
+        rows = slice(start, start + size)
+        total[rows, : rows.stop] += (a[:, rows].T @ b[:, : rows.stop]).float()
 
 
 class Solver:
@@ -165,8 +184,8 @@ class Solver:
         return (h @ W.to(self.dtype)).float()
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
-        """(N, C), already normalised -> (N, V) float32."""
-        return with_others(F.linear(z.to(self.dtype), self.table_in_dtype).float(), self.n_other)
+        """(N, C), already normalised -> (N, V), in dtype."""
+        return with_others(F.linear(z.to(self.dtype), self.table_in_dtype), self.n_other)
 
     # ------------------------------------------------------------------------------------------------ a block
     def write_block(self, n: int, block: Block, steps: int, generator: torch.Generator) -> bool:
@@ -193,30 +212,35 @@ class Solver:
             rows = without_positions(self.model, F.layer_norm(chunk.rows, (C,)))
             covariance += rows.T @ rows
         self.rt.add(covariance)
-        values, vectors = torch.linalg.eigh(covariance.cpu().double() / self.rt.sum(len(self.w))[0])
+        values, vectors = torch.linalg.eigh(self.exact(covariance) / self.rt.sum(len(self.w))[0])
         inverse_root = values.clamp(min=1e-3 * float(values.mean())) ** -0.5
-        random = torch.randn(block.mlp.c_fc.weight.shape, generator=generator).double()
+        random = self.exact(torch.randn(block.mlp.c_fc.weight.shape, generator=generator))
         units = random @ vectors * inverse_root @ vectors.T * UNIT_GAIN / C**0.5
         units *= (C / float((values * inverse_root**2).sum())) ** 0.5
         return self.rt.share(without_positions(self.model, units.float().to(self.rt.device)))
+
+    def exact(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The matrix in float64, on a device that has it."""
+        return matrix.to("cpu" if self.rt.device.type == "mps" else self.rt.device).double()
 
     def step(self, generator: torch.Generator, *, first: bool) -> tuple[float, float]:
         """One Newton step: changes W and the gain. (loss after it, share of tokens known before it)."""
         gram, rhs, doubt, p = self.sums(first, generator)
         full = self.w == 1
-        known, n_doubtful, n = self.rt.sum(int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
+        counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
+        known, n_doubtful, n = self.rt.sum(*counts)
         if not first and known == n and n_doubtful <= SETTLED * n:
             self.settled = True
-            return float((self.w * -p.log()).sum() / self.w.sum()), 1.0
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-        solve_on = "cpu" if self.rt.device.type == "mps" else self.rt.device  # which has no float64
-        factor = torch.linalg.cholesky(gram.to(solve_on).double())
-        D = self.rt.share(torch.cholesky_solve(rhs.to(solve_on).double(), factor).float().to(self.rt.device))
+            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0
+        gram.diagonal().add_(RIDGE * len(gram) / n * gram.diagonal().mean())
+        factor = torch.linalg.cholesky(self.exact(gram))
+        D = self.rt.share(torch.cholesky_solve(self.exact(rhs), factor).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
         if first:
             size = FIRST_SIZE * self.mean_norm() / self.rt.sum(float(sample.d.norm(dim=1).sum()))[0]
             size *= self.rt.sum(len(sample.d))[0]
-            loss, self.gain = min((sample.loss(size, 0.0, g), g) for g in (0.8, 1.0, 1.5, 2.0, 3.0))
+            usual = FIRST_LOGIT / (self.length * self.W.size(1) ** 0.5)
+            loss, self.gain = min((sample.loss(size, 0.0, g * usual), g * usual) for g in FIRST_GAINS)
             momentum = 0.0
         else:
             loss, size, momentum, self.gain = sample.search(self.gain)
@@ -228,7 +252,7 @@ class Solver:
         """(sum of d h h' (F, F), sum of d h t' (F, C)) over all ranks; (d (N,), p (N,)) of this rank's rows.
 
         Products of h minus a constant m are added up: in bfloat16, h's large mean would drown the rest. Of the rows
-        that are hardly in doubt, a random share stands for all.
+        that are hardly in doubt, a random share stands for all in the first sum.
         """
         gram = torch.zeros(len(self.W), len(self.W), device=self.rt.device)
         rhs, m, doubts, ps = torch.zeros_like(self.W), None, [], []
@@ -237,41 +261,42 @@ class Solver:
         for chunk in self.chunks:
             x = chunk.rows
             h = self.hidden(x)
-            target, d, p = self.targets(x, h, chunk, first)
+            open_, target, d, p = self.targets(x, h, chunk, first)
             if m is None:
                 m = h.float().mean(0).to(self.dtype)
             centred = h - m
-            rhs += (centred.T @ (target * d[:, None]).to(self.dtype)).float()
-            sum_t += d @ target
+            rhs += (centred[open_].T @ (target * d[open_, None]).to(self.dtype)).float()
+            sum_t += d[open_] @ target
             chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0) * share  # of a row to be among those that gram is made of
-            drawn = torch.rand(len(d), generator=generator).to(d.device) < chance
+            drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance).nonzero()[:, 0]
             centred, weights = centred[drawn], (d / chance)[drawn]
             weighted = centred * weights[:, None].to(self.dtype)
-            gram += (weighted.T @ centred).float()
+            add_product(gram, weighted, centred)
             sum_h += weighted.float().sum(0)
             sum_d += float(weights.sum())
             doubts.append(d)
             ps.append(p)
         m = m.float()
+        gram = gram.tril() + gram.tril(-1).T
         gram += torch.outer(sum_h, m) + torch.outer(m, sum_h) + sum_d * torch.outer(m, m)
         rhs += torch.outer(m, sum_t)
-        gram = (gram + gram.T) / 2
         self.rt.add(gram)
         self.rt.add(rhs)
         return gram, rhs, torch.cat(doubts), torch.cat(ps)
 
-    def targets(self, x, h, chunk: Chunk, first: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(t (N, C), d (N,), p (N,)) of a chunk's rows."""
+    def targets(self, x, h, chunk: Chunk, first: bool) -> tuple[torch.Tensor, ...]:
+        """(indices (n,) of the rows that ask for anything, their t (n, C), d (N,), p (N,)) of a chunk's rows."""
+        y = chunk.y
         if first:
-            return F.normalize(self.table, dim=1)[chunk.y], chunk.w, torch.zeros_like(chunk.w)
+            return torch.arange(len(y), device=y.device), F.normalize(self.table, dim=1)[y], chunk.w, 0 * chunk.w
         z = x + self.project(h, self.W)
-        probabilities = self.logits(F.layer_norm(z, z.shape[1:]) * self.gain).softmax(-1)
-        p = probabilities.gather(1, chunk.y[:, None])[:, 0]
-        doubt = 1 - p + FLOOR
-        open_ = (p < CERTAIN).nonzero()[:, 0]  # the gradient of the others is about 0
-        g = self.table[chunk.y[open_]] - (probabilities[open_].to(self.dtype) @ self.table_in_dtype).float()
+        others = self.logits(F.layer_norm(z, z.shape[1:]) * self.gain).softmax(-1).scatter_(1, y[:, None], 0.0)
+        rest = others.sum(1, dtype=torch.float32)  # 1 - p, exact also where p is about 1
+        open_ = (rest > 1 - CERTAIN).nonzero()[:, 0]  # the gradient of the others is about 0
+        g = rest[open_, None] * self.table[y[open_]] - (others[open_] @ self.table_in_dtype).float()
+        doubt = rest + FLOOR
         g *= (z.var(1, unbiased=False).sqrt()[open_] / (self.gain * self.length**2) / doubt[open_])[:, None]
-        return torch.zeros_like(z).index_copy_(0, open_, g), doubt * chunk.w, p
+        return open_, g, doubt * chunk.w, (1 - rest).clamp(min=0.0)
 
     # ------------------------------------------------------------------------------------------------ the search
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:

@@ -15,23 +15,27 @@ from llm.training import start, writing
 from llm.training.run import Run
 
 ATTEMPTS = 2  # the second takes twice as many steps
-MAX_TOKENS = 60_000  # of the longest text that is written (docs/LOG.md, "Writing a text in closed form")
+ENOUGH = 0.75  # share of the parameters that a text needs from which on it is worth trying
 SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
 
 
 def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float | None, max_iters: int | None) -> str:
     """Why a run cannot begin by writing the text in closed form, as a clause; "" if it can."""
+    n_tokens, n_parameters = len(data.train), 4 * config.n_embd**2 * config.n_layer
     if data.val is not None:
         return f"{len(data.val):,} tokens are held out, to generalise on"
-    if len(data.train) > MAX_TOKENS:
-        return f"it has {len(data.train):,} tokens, and writing reaches the target up to about {MAX_TOKENS:,}"
     if max_iters is not None:
         return f"max_iters={max_iters} counts updates"
     if target_recall is None:
         return "without target_recall nothing says when it is done"
-    if recall_obstacle(config.block_size, len(data.train)):
+    if recall_obstacle(config.block_size, n_tokens):
         return "recall cannot be measured"
-    return copying_obstacle(config)
+    if obstacle := copying_obstacle(config):
+        return obstacle
+    if n_parameters < ENOUGH * writing.enough_parameters(n_tokens):
+        size = config.n_embd // config.n_head
+        return f"{n_tokens:,} tokens need max_n_embd={size * writing.enough_blocks(n_tokens, size)}"
+    return ""
 
 
 def beginning(
@@ -46,18 +50,20 @@ def beginning(
     """(shape, weights) that a new run begins with: if it cannot write its text, look_back weights, with a notice."""
     if weights != "written":
         return config, weights
-    if obstacle := writing_obstacle(config, data, target_recall=target_recall, max_iters=max_iters):
+    larger = enlarged(config, len(data.train), max_n_embd)
+    if obstacle := writing_obstacle(larger, data, target_recall=target_recall, max_iters=max_iters):
         notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
         return config, "look_back"
-    return widened(config, len(data.train), max_n_embd), weights
+    return larger, weights
 
 
-def widened(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTConfig:
-    """The shape in which a text of so many tokens is written: a long one needs more width, and as many more heads."""
+def enlarged(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTConfig:
+    """The shape in which a text of so many tokens is written: a long one needs more width, and as many more blocks."""
     size = config.n_embd // config.n_head
-    n_embd = max(config.n_embd, min(max_n_embd or 0, writing.width(n_tokens, config.n_layer, size)))
-    n_head = max(config.n_head, n_embd // size)
-    return dataclasses.replace(config, n_head=n_head, n_embd=n_head * size) if n_embd > config.n_embd else config
+    n = min(writing.enough_blocks(n_tokens, size), (max_n_embd or 0) // size)
+    if n * size <= config.n_embd:
+        return config
+    return dataclasses.replace(config, n_layer=max(n, config.n_layer), n_head=n, n_embd=n * size)
 
 
 def write_text(run: Run) -> None:

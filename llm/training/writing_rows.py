@@ -15,7 +15,7 @@ from llm.runtime import Runtime
 
 SHORT_PROMPT = 8  # tokens
 SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
-CHUNK = 4096  # rows at a time
+CHUNK, GPU_CHUNK = 4096, 32_768  # rows at a time
 
 
 @dataclass
@@ -39,8 +39,9 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
     Long windows hold every token once with its whole context; short ones hold a sample of the tokens with as few
     tokens of context as a short prompt has.
     """
-    rows, T, generator = model.rows_of(tokens), model.config.block_size, torch.Generator().manual_seed(seed)
-    overlap = min(context_length(model.config.n_head), T // 2)
+    rows, T, generator = model.rows_of(tokens.to(rt.device)), model.config.block_size, torch.Generator()
+    generator.manual_seed(seed)
+    overlap = min(context_length(model.config.n_layer, model.config.n_head), T // 2)
     starts = torch.cat([torch.arange(0, len(rows) - T - 1, T - overlap), torch.tensor([len(rows) - T - 1])])
     weights = torch.ones(len(starts), T)
     weights[1:, :overlap] = 0.0
@@ -56,10 +57,8 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
         length = weights.size(1)
         at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
         weights = weights[rt.rank :: rt.world_size]
-        for some, w in zip(
-            rows[at].split(max(1, CHUNK // length)), weights.split(max(1, CHUNK // length)), strict=True
-        ):
-            some, w = some.to(rt.device), w.to(rt.device)
+        n = max(1, (CHUNK if rt.device.type == "cpu" else GPU_CHUNK) // length)
+        for some, w in zip(rows[at].split(n), weights.to(rt.device).split(n), strict=True):
             x = F.embedding(some[:, :-1], model.lm_head.weight) + model.transformer.wpe.weight[:length]
             chunks.append(Chunk(x, w > 0, some[:, 1:][w > 0], w[w > 0]))
     return chunks

@@ -5,11 +5,13 @@ import torch
 
 from llm.model import GPT, GPTConfig
 from llm.network.copying_heads import (
-    FURTHER_STRIDE,
+    DEEP,
+    NEAR,
     context_length,
     copy_further,
     copying_obstacle,
-    further_reach,
+    later_offsets,
+    near_offsets,
     set_copying_heads,
 )
 
@@ -56,16 +58,23 @@ def test_the_later_block_copies_from_further_back(model):
     block = model.transformer.h[2]
     idx = torch.randint(500, (1, 100))
     x = after_attention(model.transformer.h[0], model, idx)
-    copy_further(model, block, float(x.norm(dim=-1).mean()), torch.Generator().manual_seed(1))
+    copy_further(model, 2, float(x.norm(dim=-1).mean()), torch.Generator().manual_seed(1))
     changed = x.clone()
     changed[0, 40] += torch.randn(SHAPE["n_embd"])
     moved = (after_attention(block, model, idx, changed) - after_attention(block, model, idx, x))[0].norm(dim=-1)
     moved[40] = 0
-    offsets = range(SHAPE["n_head"] + 1, further_reach(SHAPE["n_head"]) + 1, FURTHER_STRIDE)
-    copied = [40 + offset for offset in offsets]
+    copied = [40 + offset for offset in later_offsets(SHAPE["n_layer"], SHAPE["n_head"])[2]]
     assert sorted(moved.topk(SHAPE["n_head"]).indices.tolist()) == copied
     moved[copied] = 0
     assert moved.max() < 0.02
+
+
+def test_what_is_copied_follows_from_the_shape():
+    assert near_offsets(4) == [1, 2, 3, 4] and near_offsets(9) == [1, 1, 2, 3, 4, 4, 5, 6, 7]
+    assert later_offsets(6, 6) == {4: [7, 10, 13, 16, 19, 22]}
+    deep = later_offsets(DEEP, 8)  # two blocks: what the second copies begins where the first ends
+    assert list(deep) == [2, 5] and deep[2] == list(range(NEAR + 1, NEAR + 9)) and deep[5][0] == NEAR + 9
+    assert context_length(DEEP, 8) == deep[5][-1] + NEAR + 1
 
 
 def test_shapes_that_cannot_copy_are_named():
@@ -73,6 +82,6 @@ def test_shapes_that_cannot_copy_are_named():
     for change, words in (
         (dict(n_layer=2), "n_layer=2, expected at least 3"),
         (dict(n_embd=32), "heads of 8 dimensions, expected at least 16"),
-        (dict(block_size=20), f"block_size=20, expected at least {2 * context_length(4)}"),
+        (dict(block_size=20), f"block_size=20, expected at least {2 * context_length(4, 4)}"),
     ):
         assert copying_obstacle(GPTConfig(**SHAPE | change)) == words

@@ -59,7 +59,7 @@ def test_the_same_seed_writes_the_same_and_another_seed_something_else(learn, ve
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("steps_before", [1, 4, 9])
+@pytest.mark.parametrize("steps_before", [1, 3, 4])
 def test_a_run_that_was_interrupted_while_writing_goes_on_to_the_same_model(
     learn, verse, monkeypatch, capsys, steps_before
 ):
@@ -128,11 +128,11 @@ def test_a_run_that_cannot_write_says_why_and_trains_as_before(learn, verse, cap
     assert not any("written_block" in line for line in lines)
 
 
-def test_a_text_that_is_too_long_is_learned_by_gradient_descent(learn, verse, monkeypatch, capsys):
-    monkeypatch.setattr(writing_phase, "MAX_TOKENS", 600)
-    assert learn(**WRITTEN, lr_decay_iters=1)[-1]["step"] > 0
-    words = f"because it has {len(verse.train):,} tokens, and writing reaches the target up to about 600"
-    assert words in capsys.readouterr().err
+def test_a_text_that_is_too_long_for_the_shape_names_the_width_to_allow(prepare, learn, capsys):
+    prepare("verse", text=STORY[:12000])
+    assert learn(**WRITTEN | dict(n_head=2, n_embd=32), lr_decay_iters=1)[-1]["step"] > 0
+    notice = capsys.readouterr().err
+    assert "tokens need max_n_embd=128: learning by gradient descent" in notice
 
 
 def test_a_part_to_generalise_on_is_not_written(prepare, learn, capsys):
@@ -141,19 +141,21 @@ def test_a_part_to_generalise_on_is_not_written(prepare, learn, capsys):
     assert "tokens are held out, to generalise on" in capsys.readouterr().err and lines[-1]["step"] > 0
 
 
-def test_long_texts_are_written_into_wider_models():
+def test_long_texts_are_written_into_larger_models():
     shape = dict(n_layer=6, n_head=6, n_embd=384, block_size=256)
     config = GPTConfig(**shape, bias=False, vocab_size=50304, dropout=0.0, gelu="tanh")
-    for n_tokens, limit, n_embd in ((21_544, 1024, 384), (50_077, 1024, 512), (10**6, 1024, 1024), (50_077, None, 384)):
-        wide = writing_phase.widened(config, n_tokens, limit)
-        assert (wide.n_embd, wide.n_head) == (n_embd, n_embd // 64)
+    for n_tokens, limit, n in ((21_544, 1024, 6), (50_077, 1024, 9), (206_258, 1024, 14), (10**6, 1024, 16)):
+        large = writing_phase.enlarged(config, n_tokens, limit)
+        assert (large.n_layer, large.n_head, large.n_embd) == (n, n, 64 * n)
+    assert writing_phase.enlarged(config, 50_077, None) == config
 
 
-def test_a_text_too_long_for_the_width_is_learned_and_sampled_in_a_wider_model(learn, verse, capsys):
-    learn(**WRITTEN | dict(n_embd=64, max_n_embd=192))
+def test_a_text_too_long_for_the_shape_is_learned_in_a_larger_model(learn, verse, capsys):
+    learn(**WRITTEN | dict(n_head=2, n_embd=32, max_n_embd=192))
     saved = torch.load("out/ckpt.pt", weights_only=True)
-    assert saved["model_args"]["n_embd"] == saved["config"]["n_embd"] > 64
+    assert saved["model_args"]["n_embd"] == saved["config"]["n_embd"] > 32
+    assert saved["model_args"]["n_layer"] == saved["config"]["n_layer"] > 3
     assert os.path.exists("out/recall.json") and "recall@50/50: 1.0000" in capsys.readouterr().out
     assert read_metrics("out")
-    learn(**WRITTEN | dict(n_embd=64, max_n_embd=192), init_from="resume")
+    learn(**WRITTEN | dict(n_head=2, n_embd=32, max_n_embd=192), init_from="resume")
     assert "cannot change on resume" not in capsys.readouterr().err
