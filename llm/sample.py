@@ -3,6 +3,7 @@
     python sample.py --out_dir=out-tale --start="The echo had been ill"
     python sample.py --out_dir=out-tale --start=FILE:prompt.txt --num_samples=3
     python sample.py --out_dir=out-tale --interactive=True
+    python sample.py --out_dir=out-shelf --book="The Ferry"
 
 The text goes to standard output as it is drawn, everything else to standard error. Only tokens that occur in the
 trained text are ever drawn; a prompt may hold any. What happens beyond the model's context: see reading/generate.py.
@@ -33,6 +34,7 @@ from llm.reading.generate import Sampling
 from llm.reading.load import LoadedModel, load_base_reader, load_reader
 from llm.reading.prompt import encode_prompt, prompt_notice
 from llm.reading.reader import MAX_BATCH
+from llm.reading.shelf import encode_in_book
 from llm.runtime import notice
 from llm.text.formats import read_text
 
@@ -62,6 +64,7 @@ class Settings(SamplingSettings):
     init_from: str = "resume"  # resume = a checkpoint in out_dir; else a model as in train.py: gpt2, a folder, a file
     start: str = "\n"  # the prompt; FILE:prompt.txt reads it from a file
     num_samples: PositiveInt = 1  # continuations of the prompt
+    book: str | None = None  # of several: continue as the book with this title; without a prompt, from its first words
     stop: str | None = None  # end before this text
     interactive: bool = False  # ask for a prompt, continue it, ask again; Ctrl-C ends the continuation
     cite: bool = False  # mark what occurs word for word in the book, and where: chapter and line
@@ -92,9 +95,10 @@ class Writer:
     """Continues prompts and prints the text."""
 
     def __init__(self, cfg: Settings, model: LoadedModel):
-        """UserError if citations are wanted and the book is missing."""
+        """UserError if citations or one of several books are wanted, and missing."""
         self.model, self.sampling, self.seed = model, cfg.sampling(), cfg.seed
         self.max_new_tokens, self.stop = cfg.max_new_tokens, [cfg.stop] if cfg.stop else []
+        self.book = None if cfg.book is None else model.book(cfg.book)
         self.book_index: BookIndex | None = None
         if cfg.cite:
             if not model.book_text:
@@ -106,17 +110,21 @@ class Writer:
 
     def encode(self, prompt: str) -> list[int]:
         """The prompt's token ids; prints a notice if it is read otherwise than typed. UserError for an empty prompt."""
-        tokenizer, book_text = self.model.tokenizer, self.model.book_text
+        tokenizer, book_text = self.model.tokenizer, self.book.text if self.book else self.model.book_text
+        block_size = self.model.reader.config.block_size
         if prompt == "<|endoftext|>" and tokenizer.end_of_text is not None:
             # nanoGPT's way to ask for the beginning of a document; within a prompt these characters are plain text
             ids = [tokenizer.end_of_text]
+        elif self.book and (found := encode_in_book(tokenizer, prompt, self.book, length=block_size // 2)):
+            ids = found
         else:
+            if self.book:
+                notice(f"the prompt does not occur in {self.book.title}, and is read as typed")
             ids = encode_prompt(tokenizer, prompt, book_text)
         if not ids:
             raise UserError('start is empty: the model needs at least one token; type --start="Once upon a time"')
         if message := prompt_notice(prompt, book_text, by_characters=tokenizer.by_characters):
             notice(message)
-        block_size = self.model.reader.config.block_size
         if len(ids) > block_size:
             notice(f"the prompt has {len(ids):,} tokens, the model sees the last {block_size:,} of them")
         return ids
@@ -209,6 +217,8 @@ def main(cfg: Settings) -> None:
     else:
         model = load_base_reader(cfg.init_from, rt=rt, seed=cfg.seed)
     writer = Writer(cfg, model)
+    if writer.book and prompt == Settings.start:
+        prompt = ""  # which is the book's beginning
     if cfg.interactive:
         interact(writer)
         return

@@ -1,5 +1,6 @@
 """Load a trained model for sampling, with the book it was trained on if that is still at hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from llm.configurator import UserError
 from llm.reading.cite import Section
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
+from llm.reading.shelf import ShelvedBook, choose_book, shelved
 from llm.runtime import Runtime, notice
 from llm.storage.pretrained import load_base, load_model
 from llm.text import dataset
@@ -27,6 +29,15 @@ class LoadedModel:
     book_text: str  # that the model was trained on; "" = not at hand
     missing_book: str  # why book_text is "", in one line; "" = it is at hand
     sections: list[Section] | None = None  # of book_text: books and chapters; None = unknown
+    books: Sequence[ShelvedBook] = ()  # whose texts book_text holds, one after the other
+
+    def book(self, title: str) -> ShelvedBook:
+        """The book with this title. UserError if there is none, or the text is not at hand."""
+        if not self.books:
+            raise UserError(
+                f"book={title} needs the text that {self.name} was trained on: {self.missing_book}; or leave out --book"
+            )
+        return choose_book(self.books, title)
 
 
 def find_book_ids(dataset_name: str, text_sha256: str | None) -> tuple[np.ndarray | None, str]:
@@ -54,18 +65,16 @@ def find_book(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split
     return split, ""
 
 
-def book_sections(ids: np.ndarray, documents: list[Document], tokenizer: Tokenizer) -> tuple[str, list[Section] | None]:
-    """(text of the documents' ids, where its books and chapters begin; None if meta.json names none)."""
-    text, sections = "", []
-    for document in documents:
-        if len(documents) > 1:
-            sections.append(Section(len(text), document.title))
-        title = document.title if len(documents) > 1 else ""
-        sections += [Section(len(text) + chapter.character, title, chapter.title) for chapter in document.chapters]
-        inside = ids[document.start : document.stop]
-        ends = tokenizer.end_of_text is not None and len(inside) and inside[-1] == tokenizer.end_of_text
-        text += tokenizer.decode(inside[: len(inside) - bool(ends)].tolist())
-    return text, sections or None
+def book_sections(books: list[ShelvedBook], documents: list[Document]) -> list[Section] | None:
+    """Where the books and their chapters begin in the text of all books; None if meta.json names none."""
+    start, sections = 0, []
+    for book, document in zip(books, documents, strict=True):
+        title = book.title if len(books) > 1 else ""
+        if title:
+            sections.append(Section(start, title))
+        sections += [Section(start + chapter.character, title, chapter.title) for chapter in document.chapters]
+        start += len(book.text)
+    return sections or None
 
 
 def load_reader(
@@ -81,14 +90,16 @@ def load_reader(
             parameter.data = parameter.data.clone()
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
     split, missing_book = find_book(info.dataset, info.text_sha256)
-    book_ids, book_text, sections = None, "", None
+    book_ids, books, sections = None, [], None
     if split is not None:
         book_ids = split.tokens(0, len(split))
-        book_text, sections = book_sections(book_ids, split.documents, tokenizer)
+        books = shelved(book_ids, split.documents, tokenizer)
+        sections = book_sections(books, split.documents)
     else:
         notice(f"without its book, prompts are tokenised as typed and sampling is slower: {missing_book}")
     reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), rt.dtype, book_ids=book_ids)
-    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections)
+    book_text = "".join(book.text for book in books)
+    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections, books)
 
 
 def load_base_reader(init_from: str, *, rt: Runtime, seed: int) -> LoadedModel:

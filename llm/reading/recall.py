@@ -24,6 +24,7 @@ from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
 from llm.text.dataset import BUNDLED, Dataset, Split, evenly_spaced
+from llm.text.documents import book_names
 from llm.text.formats import read_text
 from llm.text.tokenizer import Tokenizer
 
@@ -216,10 +217,9 @@ def report(
 def per_book(split: Split, starts: np.ndarray, errors: np.ndarray) -> tuple[list[str], list[dict]]:
     """(lines, figures) of each document's windows; both are empty if there is one document alone."""
     lines, figures = [], []
-    for number, document in enumerate(split.documents, 1):
+    for document, title in zip(split.documents, book_names(split.documents), strict=True):
         inside = (starts >= document.start) & (starts < document.stop)
         book = Recall.from_errors(errors[inside])
-        title = document.title or f"document {number}"
         lines.append(f"{title}: recall {book}")
         figures.append({"title": title, "recall": book.share, **asdict(book)})
     return (lines, figures) if len(figures) > 1 else ([], [])

@@ -47,10 +47,15 @@ def document_entry(book: Book, ids: list[int], *, start: int, characters: int, t
     return entry | {"chapters": chapters} | ({"source": book.source} if book.source else {})
 
 
+def token_ends(ids: list[int], tokenizer: Tokenizer) -> np.ndarray:
+    """Where each token ends in the text, in bytes of UTF-8; an end-of-text has none."""
+    lengths = {i: len(tokenizer.decode_bytes([i])) for i in set(ids) - {tokenizer.end_of_text}}
+    return np.cumsum([lengths.get(i, 0) for i in ids])
+
+
 def token_indices(text: str, positions: list[int], ids: list[int], tokenizer: Tokenizer) -> list[int]:
     """The index of the token that holds each character position; positions: in increasing order."""
-    lengths = {i: len(tokenizer.decode_bytes([i])) for i in set(ids) - {tokenizer.end_of_text}}
-    ends = np.cumsum([lengths.get(i, 0) for i in ids])
+    ends = token_ends(ids, tokenizer)
     offsets, n_bytes, last = [], 0, 0
     for position in positions:
         n_bytes += len(text[last:position].encode("utf-8", "replace"))
@@ -72,6 +77,18 @@ def documents_of(meta: dict, n_tokens: int) -> list[Document]:
         )
         for entry in entries
     ]
+
+
+def book_names(documents: list[Document]) -> list[str]:
+    """What each book is called where several stand beside each other: its title, with a number if that is not enough.
+
+    ["Poems", "", "Poems"] -> ["Poems", "book 2", "Poems (3)"]
+    """
+    names: list[str] = []
+    for number, document in enumerate(documents, 1):
+        title = " ".join(document.title.split()) or f"book {number}"
+        names.append(f"{title} ({number})" if title in names else title)
+    return names
 
 
 def are_documents(entries: object, n_tokens: int) -> bool:
