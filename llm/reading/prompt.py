@@ -141,9 +141,9 @@ def is_whole(data: bytes) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=32)
 def searchable(book_text: str, by_characters: bool) -> SearchableBook:
-    """The book prepared for searching; the last two books are kept."""
+    """The book prepared for searching; the last 32 are kept: a shelf's books, and all of them as one text."""
     return SearchableBook(book_text, by_characters=by_characters)
 
 

@@ -169,8 +169,9 @@ async def get_health(request: Request):
 
 
 def model_object(service: Service) -> dict:
-    """OpenAI's model object."""
-    return {"id": service.name, "object": "model", "created": service.created, "owned_by": "llm"}
+    """OpenAI's model object, and the titles of the books that the model was trained on."""
+    model = {"id": service.name, "object": "model", "created": service.created, "owned_by": "llm"}
+    return model | {"books": [book.title for book in service.model.books]}
 
 
 @router.get("/v1/models")

@@ -18,7 +18,7 @@ MAX_TOKEN_CHARACTERS = 128  # the longest token of GPT-2's encoding
 DEFAULT_TOKENS, DEFAULT_CHAT_TOKENS = 16, 500  # OpenAI's; sample.py's, as OpenAI has no limit for a chat
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 
-COMMON = ("model", "max_tokens", "temperature", "top_p", "n", "stop", "stream", "stream_options", "seed")
+COMMON = ("model", "max_tokens", "temperature", "top_p", "n", "stop", "stream", "stream_options", "seed", "book")
 PARAMETERS = (*COMMON, "prompt", "echo", "logprobs")
 CHAT_PARAMETERS = (*COMMON, "messages", "max_completion_tokens")
 ABOUT_THE_CALLER = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -69,6 +69,7 @@ class CompletionRequest:
     echo: bool
     logprobs: int | None  # how many of the most likely tokens to list; None = no log-probabilities
     chat: bool  # whether it is answered as a chat completion
+    book: str | None = None  # of several: the title of the one that is continued; not OpenAI's
 
     @property
     def n_samples(self) -> int:
@@ -169,6 +170,7 @@ def parse_common(body: dict, *, model: str, max_new_tokens: int, max_samples: in
         top_p=max(top_p, sys.float_info.min),  # 0 leaves the most likely token
         n=parameter(body, "n", 1, (int,), n_up_to, lambda n: 1 <= n <= max_samples),
         stop=parse_stop(body),
+        book=parameter(body, "book", None, (str,), "a book's title"),
         stream=stream,
         include_usage=stream and parameter(options, "include_usage", False, (bool,), "true or false"),
         seed=seed % 2**64,
@@ -199,14 +201,19 @@ def parse_completion(
     """
     check_names(body, PARAMETERS, NEUTRAL | {"best_of": (1, body.get("n"))} if isinstance(body, dict) else NEUTRAL)
     common = parse_common(body, model=model, max_new_tokens=max_new_tokens, max_samples=max_samples)
+    prompt = body.get("prompt")
+    from_beginning = common["book"] is not None and prompt in (None, "")
+    limits = dict(max_prompt_tokens=max_prompt_tokens, max_samples=max_samples)
     request = CompletionRequest(
-        prompts=parse_prompts(body.get("prompt"), max_prompt_tokens=max_prompt_tokens, max_samples=max_samples),
+        prompts=[""] if from_beginning else parse_prompts(prompt, **limits),
         max_tokens=parse_max_tokens(body, "max_tokens", DEFAULT_TOKENS, max_new_tokens),
         echo=parameter(body, "echo", False, (bool,), "true or false"),
         logprobs=parse_logprobs(body),
         chat=False,
         **common,
     )
+    if request.book is not None and (request.logprobs is not None or not isinstance(request.prompts[0], str)):
+        raise Refused(400, "book is not supported together with logprobs or token ids", param="book")
     if request.n_samples > max_samples:
         message = f"{len(request.prompts)} prompts times n={request.n}: at most {max_samples} samples in a request"
         raise Refused(400, message, param="n")

@@ -10,6 +10,7 @@ from llm.configurator import UserError
 from llm.reading.cite import BookIndex, split_words
 from llm.reading.load import LoadedModel
 from llm.reading.prompt import as_in_book, encode_prompt, searchable
+from llm.reading.shelf import ShelvedBook, encode_in_book
 from llm.serving.completions import Answer
 from llm.serving.engine import Engine, QueueFull
 from llm.serving.parameters import CompletionRequest, Refused, parse_chat, parse_completion
@@ -51,7 +52,7 @@ class Service:
         """name: of the model, for clients; max_waiting: samples in the queue, and in one request."""
         self.name, self.created = name, int(time.time())
         self.max_prompt_tokens, self.max_new_tokens, self.max_waiting = max_prompt_tokens, max_new_tokens, max_waiting
-        self.tokenizer, self.book_text = model.tokenizer, model.book_text
+        self.model, self.tokenizer, self.book_text = model, model.tokenizer, model.book_text
         self.block_size = model.reader.config.block_size
         self.book_index = BookIndex(model.book_text, model.sections) if model.book_text else None
         searchable(model.book_text, model.tokenizer.by_characters)  # now, not at the first request
@@ -63,8 +64,14 @@ class Service:
         limits = dict(max_prompt_tokens=self.max_prompt_tokens, max_new_tokens=self.max_new_tokens)
         return (parse_chat if chat else parse_completion)(body, model=self.name, max_samples=self.max_waiting, **limits)
 
-    def encode(self, prompt: str | list[int]) -> list[int]:
-        """The ids of a prompt. Refused if it is too long, or has a character or an id that the model lacks."""
+    def encode(
+        self, prompt: str | list[int], book: ShelvedBook | None = None, *, whole_tokens: bool = True
+    ) -> list[int]:
+        """The ids of a prompt. Refused if it is too long, or has a character or an id that the model lacks.
+
+        book: that is to be continued, of several; a prompt that it does not have is encoded as typed. whole_tokens: a
+        prompt that ends within a token of the book gets that token, whose other letters are shown after it.
+        """
         if isinstance(prompt, str):
             try:
                 ids = encode_prompt(self.tokenizer, prompt)
@@ -77,13 +84,17 @@ class Service:
         if len(ids) > self.max_prompt_tokens:
             message = f"prompt has {len(ids):,} tokens: at most {self.max_prompt_tokens:,} are allowed here"
             raise Refused(400, message, param="prompt", code="context_length_exceeded")
-        return self._as_in_book(prompt, ids) if isinstance(prompt, str) else ids
+        if book:
+            return encode_in_book(self.tokenizer, prompt, book, length=self.block_size // 2) or ids
+        return self._as_in_book(prompt, ids, whole_tokens) if isinstance(prompt, str) else ids
 
-    def _as_in_book(self, prompt: str, ids: list[int]) -> list[int]:
+    def _as_in_book(self, prompt: str, ids: list[int], whole_tokens: bool) -> list[int]:
         """The ids of a prompt as printed in the book; if it is longer than the context, only the end is looked up.
 
         ids: of the prompt as typed.
         """
+        if whole_tokens and len(ids) <= self.block_size:
+            return encode_prompt(self.tokenizer, prompt, self.book_text)
         by_characters, n_before = self.tokenizer.by_characters, 0
         if len(ids) > self.block_size:
             n_before = len(ids) - self.block_size
@@ -99,7 +110,11 @@ class Service:
 
     def _encode_all(self, request: CompletionRequest) -> list[list[int]]:
         """The ids of all prompts of a request."""
-        prompts = [self.encode(prompt) for prompt in request.prompts]
+        try:
+            book = None if request.book is None else self.model.book(request.book)
+        except UserError as e:
+            raise Refused(400, str(e), param="book") from None
+        prompts = [self.encode(prompt, book, whole_tokens=request.logprobs is None) for prompt in request.prompts]
         longest = max(map(len, prompts))
         if request.echo and request.logprobs is not None and longest > self.block_size:
             message = f"logprobs of a prompt of {longest:,} tokens: the model's context has {self.block_size:,}"

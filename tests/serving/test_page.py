@@ -5,7 +5,10 @@ import shutil
 import urllib.request
 
 import pytest
-from conftest import STORY
+from conftest import STORY, save_trained
+
+from llm.text import dataset, tokenizer
+from llm.text.book import Book
 
 pytestmark = pytest.mark.slow
 
@@ -166,3 +169,26 @@ def test_the_page_asks_for_the_key_if_there_is_one(browser, start_server):
     page.wait_for_selector("#about:not(:empty)")
     assert page.inner_text("article").startswith(PROMPT) and page.inner_text("[role=alert]") == ""
     page.close()
+
+
+def test_one_of_several_books_is_chosen_and_named(browser, start_server, package, tiny_model, tmp_path, monkeypatch):
+    books = [Book("The Echo", "", STORY[:3000]), Book("The <b>Wall</b>", "", STORY[3000:6000])]
+    monkeypatch.setattr(dataset, "DATA", package / "data")
+    encoder, folder = tokenizer.gpt2(), package / "data" / "two_books"
+    dataset.write_dataset(folder, books, encoder, val_fraction=0, source={}, train_command=None)
+    data = dataset.Dataset("two_books")
+    (tmp_path / "out").mkdir()
+    model = tiny_model(vocab_size=50304, block_size=64)
+    save_trained(tmp_path / "out" / "ckpt.pt", model, data.train, data.corpus_ids, dataset="two_books")
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{start_server(cwd=tmp_path)[1]}")
+    page.wait_for_selector("#book-box:not([hidden])")
+    assert page.locator("#book option").all_inner_texts() == ["any", "The Echo", "The <b>Wall</b>"]
+    page.select_option("#book", "The <b>Wall</b>")
+    page.fill("#max_tokens", "3")
+    page.click("#go")  # without a prompt: from the book's beginning
+    cited = page.wait_for_selector("article .cited")
+    assert cited.get_attribute("title").startswith("The <b>Wall</b>, ")
+    assert page.inner_text("article").split()[:8] == STORY[3000:].split()[:8]
+    assert "The <b>Wall</b>, " in page.inner_text("#about")
+    page.context.close()
