@@ -153,7 +153,7 @@ class Paragraphs(HTMLParser):
                 self.current.anchors.append(values[name])
         if tag == "br":
             self.pieces.append(LINE_END)
-        elif tag == "hr":
+        elif tag == "hr" and (values.get("align"), values.get("width")) != ("left", "33%"):  # Word's, above footnotes
             self.paragraphs.append(Paragraph(SCENE_BREAK, rule=True))
         elif tag == "img" and len(values.get("alt", "").strip()) == 1:  # an initial that is a picture
             self.pieces.append(values["alt"].strip())
