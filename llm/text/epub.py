@@ -19,6 +19,7 @@ from llm.text.packed import Archive, BadMember, attribute, local_name, text_of
 
 FONT_ALGORITHMS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")  # fonts alone, no prose
 MAX_COVER = 200  # characters of text on a cover page
+JACKET_MARKS = ('name="calibre-content" content="jacket"', 'class="cbj_banner"')  # of Calibre's page about the book
 NOTE_HEADINGS = re.compile(r"(?:foot|end)?notes?|notes|anmerkungen|fußnoten|примечания|notas|note|注释|註釋", re.I)
 
 
@@ -42,11 +43,12 @@ def epub_book(archive: Archive, *, footnotes: bool = True) -> Book:
     pages, notes = {}, []
     for path in package.spine:
         try:
-            page = paragraphs_of(decode_markup(archive.read(path)), footnotes=footnotes)
+            markup = decode_markup(archive.read(path))
         except BadMember as problem:
             notes.append(f"WARNING: the chapter {path} is left out: {problem}")
             continue
-        if not is_furniture(path, page, package):
+        page = paragraphs_of(markup, footnotes=footnotes)
+        if not any(mark in markup for mark in JACKET_MARKS) and not is_furniture(path, page, package):
             pages[path] = page
     if not pages:
         raise UserError(f"{archive.name} has no chapter that can be read: expected an EPUB with text")

@@ -74,7 +74,7 @@ def calibre_paragraph(text: str, first: bool = False) -> str:
 
 
 def calibre_epub() -> bytes:
-    """EPUB 2: a cover in SVG, a page of contents, files split at page breaks and in the middle of a chapter."""
+    """EPUB 2: a cover in SVG, pages about the book and of contents, files split at page breaks and within chapters."""
     cover = calibre_page(
         '<div><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1" '
         'width="100%" height="100%" viewBox="0 0 600 800" preserveAspectRatio="none"><title>Cover</title>'
@@ -99,7 +99,9 @@ def calibre_epub() -> bytes:
     )
     links = "".join(f'<p class="calibre1"><a href="{src}" class="calibre7">{label}</a></p>' for label, src in entries)
     contents = calibre_page(f'<h2 class="calibre3">Table of Contents</h2>{links}')
-    pages = {"titlepage.xhtml": pages.pop("titlepage.xhtml"), "index_split_000.html": contents} | pages
+    jacket = calibre_page('<div class="cbj_banner"><h1>The Echo Of The Kettle</h1><p>Rating: 4. A blurb.</p></div>')
+    front = {"titlepage.xhtml": pages.pop("titlepage.xhtml"), "jacket.xhtml": jacket}
+    pages = front | {"index_split_000.html": contents} | pages
     items = {f"id{n}": (name, "application/xhtml+xml") for n, name in enumerate(pages)}
     spine = list(items)
     items |= {"ncx": ("toc.ncx", "application/x-dtbncx+xml"), "cover": ("cover.jpeg", "image/jpeg")}
