@@ -155,6 +155,27 @@ def test_another_book_with_the_same_name_gets_a_new_name(type_learn, data, capsy
     assert {path.name for path in data.iterdir()} == {"novel", "novel_2"}
 
 
+def test_a_book_is_added_by_the_command_with_all_books(type_learn, data, capsys):
+    """It is a model of its own, of all books; the one without the new book stays as it was."""
+    shelf = ["one.txt", "two.html", "three.txt"]
+    for number, name in enumerate(shelf):
+        text = STORY[1000 * number :][:700]
+        Path(name).write_text(f"<html><title>Two</title><p>{text}" if name.endswith("html") else text, encoding="utf-8")
+    type_learn(*shelf[:2])
+    before = files("out-one_and_1_more") | files(data / "one_and_1_more")
+    type_learn(*shelf)
+    assert files("out-one_and_1_more") | files(data / "one_and_1_more") == before
+    documents = dataset.Dataset("one_and_2_more").train.documents
+    assert [document.title for document in documents] == ["one", "Two", "three"]
+    out = capsys.readouterr().out
+    assert "three: recall " in out and "out-one_and_2_more" in out
+    type_learn(*shelf)
+    assert "going on from out-one_and_2_more/ckpt.pt" in capsys.readouterr().out
+    type_learn(*shelf[:2], "--dataset=shelf")
+    with pytest.raises(UserError, match="^--dataset=shelf: another text or model has this name .* another --dataset"):
+        type_learn(*shelf, "--dataset=shelf")
+
+
 def test_a_name_that_is_typed_is_never_changed(type_learn, data):
     type_learn("novel.txt", "--dataset=mine")
     Path("novel.txt").write_text(TEXT[100:], encoding="utf-8")
