@@ -15,14 +15,22 @@ START_WORD = re.compile(r"\*\*\*\s*(?:START|BEGINN?|D[ÉE]BUT|INIZIO|COMIENZO|IN
 SMALL_PRINT = re.compile(r"^[ \t]*\*\*The Legal Small Print\*\*|^[ \t]*\*\*\*START\*\*THE SMALL PRINT!", re.I | re.M)
 SMALL_PRINT_END = re.compile(r"^[ \t]*\*END\*? ?THE SMALL PRINT![^\n]*", re.I | re.M)  # before about 2004
 PLAIN_END = re.compile(  # a paragraph of its own, at most three lines: "Ende dieses Projekt Gutenberg Etextes ..."
-    r"(?:\A|(?<=\n\n))[ \t]*\[?(?-i:END|End|Ende|Fin|Fine|Einde|Slut|Loppu|Fim)\b[^\n]{0,30}?"
-    r"\b(?:of|dieses|des|du|de|del|di|van|do|da|av|af|the)\b[^\n]{0,20}?"
+    r"(?:\A|(?<=\n\n))[ \t]*\[?(?:The )?(?-i:END|End|Ende|Fin|Fine|Einde|Slut|Loppu|Fim)\b[^\n]{0,30}?"
+    r"\b(?:of|dieses|des|du|de|del|di|van|do|da|av|af|på|the)\b[^\n]{0,20}?"
     r"\b(?:Project|Projekt|Projet|Progetto|Proyecto|Projeto|Projekti)\w*[ '’-]+"
     r"Gutenberg[^\n]*(?:\n[^\n]+){0,2}(?=\n\s*\n|\s*\Z)",
     re.I,
 )
 HEADER = re.compile(
     r"\s*(?:\*+[ \t]*)?(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)", re.I
+)
+HEADER_TITLE = re.compile(  # a header of one paragraph
+    HEADER.pattern + r"(?:['’]s)?\s+(?:e-?books?|e-?texts?|editions?|(?:of )?(?:Australia|Canada)|presents)\b"
+    r"|\s*\*?\s*A Distributed Proofreaders",
+    re.I,
+)
+NEXT_HEADER = re.compile(
+    r"(?<=\n\n)(?:\*+[ \t]*)?(?:This is )?(?:The |A )?Project Gutenberg(?:['’]s)?\s+(?:e-?book|e-?text|edition)\b", re.I
 )
 HEADER_PARAGRAPH = re.compile(  # what stands in headers without a START line
     r"\s*(?:(?:\*+[ \t]*)?(?:This is )?(?:The |A )?(?:Project Gutenberg|Distributed Proofreaders Canada)|"
@@ -96,6 +104,11 @@ def book_pieces(text: str) -> tuple[list[str], list[str]]:
     frame_start = 0
     for n, (start, end, kind) in enumerate(found):
         later = [other for _, _, other in found[n + 1 :]]
+        if state == "frame" and kind != "start":
+            last_mark = max(frame_start, found[n - 1][1] if n else 0)
+            if (begin := unmarked_book(text, last_mark, start)) is not None:
+                removed.append(text[frame_start:begin])
+                book_start, state = begin, "book"
         if kind == "start":
             if state == "book" and text[book_start:start].strip() and pieces_before(text, book_start, start):
                 pieces.append(text[book_start : header_before(text, book_start, start)])
@@ -112,7 +125,7 @@ def book_pieces(text: str) -> tuple[list[str], list[str]]:
             elif state == "book":  # the licence stands after the book
                 pieces.append(text[book_start:begin])
                 frame_start, state = begin, "frame"
-        elif state == "book" and (kind == "end" or is_end(text, end, later)):
+        elif state == "book" and (kind == "end" or is_end(text, start, end, later, framed=header > 0 or n > 0)):
             pieces.append(text[book_start:start])
             frame_start, state = start, "frame"
     if state == "book":
@@ -123,6 +136,7 @@ def book_pieces(text: str) -> tuple[list[str], list[str]]:
         pieces.append(rest)
     if header and not any(text.startswith(part) for part in removed if part):
         removed.insert(0, text[:header])
+    pieces[1:] = [piece[header_end(piece, after_frame=True) :] for piece in pieces[1:]]
     return (pieces, removed) if any(part.strip() for part in removed) else ([text], [])
 
 
@@ -134,6 +148,15 @@ def pieces_before(text: str, book_start: int, start: int) -> bool:
 def has_book(part: str) -> bool:
     """Whether a part holds more than a header or licence: a long stretch that does not speak of either."""
     return any(len(piece.strip()) > MAX_GAP for piece in LICENCE_WORDS.split(part))
+
+
+def unmarked_book(text: str, begin: int, end: int) -> int | None:
+    """Where a book begins in text[begin:end], which a licence precedes: after a header without a start line."""
+    for match in NEXT_HEADER.finditer(text, begin, end):
+        length = header_end(text[match.start() : end], after_frame=True)
+        if text[match.start() + length : end].strip():
+            return match.start() + length
+    return None
 
 
 def header_before(text: str, book_start: int, start: int) -> int:
@@ -152,10 +175,16 @@ def small_print_start(text: str, begin: int, end: int) -> int:
     return found[0] if found else end
 
 
-def is_end(text: str, end: int, later: list[str]) -> bool:
-    """Whether nothing but a licence, or the next book's header, follows a plain end line."""
+def is_end(text: str, start: int, end: int, later: list[str], *, framed: bool) -> bool:
+    """Whether nothing but a licence, or the next book's header, follows the plain end line text[start:end].
+
+    framed: a header or another such line stands before it. Without one, "End of Project Gutenberg's first winter" may
+    be the book's last line.
+    """
     rest = text[end:]
-    return not rest.strip() or bool(later) or not has_book(rest) and bool(LICENCE_WORDS.search(rest))
+    if not rest.strip():
+        return framed or bool(re.search(r"e-?texts?\b|e-?book|, ", text[start:end], re.I))
+    return bool(later) or not has_book(rest) and bool(LICENCE_WORDS.search(rest))
 
 
 def licence_end(text: str, frame_start: int) -> tuple[int, str]:
@@ -171,16 +200,21 @@ def licence_end(text: str, frame_start: int) -> tuple[int, str]:
     return (paragraph, text[paragraph:]) if paragraph >= 0 else (len(text), "")
 
 
-def header_end(text: str) -> int:
-    """Where the header of a text without a start line ends: 0 if it has none."""
-    if not HEADER.match(text):
+def header_end(text: str, *, after_frame: bool = False) -> int:
+    """Where the header of a text without a start line ends: 0 if it has none.
+
+    after_frame: another book's licence stands before it, so the header may begin anywhere. A book may begin with "The
+    Project Gutenberg of her youth was a shed": a first paragraph that names no e-book is none without a second one.
+    """
+    if not HEADER.match(text) and not after_frame:
         return 0
-    end = 0
+    ends = []
     for match in re.finditer(r"\s*(?:[^\n]+\n?)+", text):
         if not HEADER_PARAGRAPH.match(match[0]):
             break
-        end = match.end()
-    return end
+        ends.append(match.end())
+    certain = after_frame or len(ends) > 1 or HEADER_TITLE.match(text)
+    return ends[-1] if ends and certain else 0
 
 
 def strip_additions(book: str) -> Cleaned:

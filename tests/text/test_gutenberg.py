@@ -1,5 +1,6 @@
 """Project Gutenberg's additions are removed in every form, and nothing else."""
 
+import itertools
 import time
 
 import pytest
@@ -58,6 +59,8 @@ LICENCE = "\n\nUpdated editions will replace the previous one. " + "Project Gute
         "End of Project Gutenberg's The Third Rope, by A. Nobody",
         "End of The Project Gutenberg's Etext of The Third Rope",
         "Ende dieses Projekt Gutenberg Etextes Das dritte Seil, von A. Nobody",
+        "Slut på Project Gutenberg-boken Det tredje repet",
+        "The End of the Project Gutenberg Etext of The Third Rope",
         "Fin du Projet Gutenberg de La troisième corde,\npar A. Nobody",
         "*** ENDE DES PROJEKTS GUTENBERG-EBOOKS DAS DRITTE SEIL ***\n\nLizenz",
         f"{END}\n\nThis file should be named rope10.txt or rope10.zip\n\n{SMALL_PRINT}",
@@ -78,6 +81,30 @@ def test_licences_between_several_books_are_removed():
     assert strip_gutenberg(one * 3)[0] == "\n\n\n".join([BOOK] * 3) + "\n"
     old = f"{FRONT}{SMALL_PRINT}\n\n{BOOK}\n\nEnd of the Project Gutenberg Etext of The Third Rope\n\n"
     assert strip_gutenberg(old * 3)[0] == "\n\n\n".join([BOOK] * 3) + "\n"
+
+
+def test_books_with_old_and_new_frames_in_one_file_are_all_kept():
+    """A book whose header has no START line was removed as a part of the licence before it, or kept its header."""
+    end = "End of the Project Gutenberg Etext of X"
+    forms = [
+        f"{FRONT}Title: X\n\nProduced by a volunteer\n\n\n{BOOK}\n\n{end}\n\n{SMALL_PRINT}",
+        f"{FRONT}{SMALL_PRINT}\n\n{BOOK}\n\n{end}",
+        f"{FRONT}{START}\n\n{BOOK}\n\n{END}{LICENCE}",
+        f"{START}\n\n{BOOK}\n\n{END}",
+    ]
+    for n in (2, 3):
+        for several in itertools.product(forms, repeat=n):
+            text, _ = strip_gutenberg("\n\n".join(several) + "\n")
+            assert text == "\n\n\n".join([BOOK] * n) + "\n"
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["The Project Gutenberg of her youth was a shed by the river.", "End of Project Gutenberg's first winter"],
+)
+def test_an_own_first_or_last_paragraph_that_names_project_gutenberg_is_kept(own):
+    for text in (f"{own}\n\n{BOOK}\n", f"{BOOK}\n\n{own}\n"):
+        assert strip_gutenberg(text) == (text, [])
 
 
 def test_inserted_licences_and_marks_of_illustrations_are_removed():
