@@ -18,6 +18,7 @@ from llm.text import scripts
 from llm.text.layout import SENTENCE_END, LineGroup
 
 PUNCTUATED = re.compile(r"[.,;:!?…。，、；：！？؟،؛۔।॥—–-][\"'”’»«“)\]）」』】_*]*$")
+SENTENCE_INSIDE = re.compile(r"\w[.!?؟।]['\"”’»]* +\S")  # a sentence ends and another begins within a line
 DIVIDED = re.compile(r"\w[-\u2010\u00ad¬–/]$")
 DASH_LOWERCASE = re.compile(r"[—–-] ?[^\W\d_A-ZА-Я]")
 MIN_WIDTH, MAX_WIDTH = 40, 130  # of wrapped lines, in letters
@@ -32,6 +33,7 @@ MAX_CHANCE = 0.55  # that lines which end anywhere nearly reach the longest of t
 MAX_DOUBT = 3.0  # nats against "wrapped" from one group: a poem in a novel
 MAX_LINES = 2_000  # that the limit is found from
 N_CANDIDATES = 6  # limits that are tried
+SHORT = 0.92  # times the shortest full line: a last line below that is one of prose
 RAGGED = 0.06  # share of the width by which lines of a printed page differ
 
 
@@ -102,8 +104,11 @@ class Wrap:
                 total -= 0.4
             else:
                 total += log((0.2 if self.is_nearly_full(pair) else 0.03) / (1 - self.chance(pair)))
+        if len(pairs) > 1 and all(pair.ends_sentence for pair in pairs):  # a sentence a line: a play, a psalm
+            total -= MAX_PRIOR
         shortest = min((pair.length for pair in pairs if self.is_full(pair)), default=0)
-        return total + (-1.6 if self.measure(last_line) >= 0.97 * shortest else 1.2)
+        length = self.measure(last_line)
+        return total + (-1.6 if length >= 0.97 * shortest else -0.3 if length >= SHORT * shortest else 1.2)
 
 
 def measure_pair(measure: Callable[[str], float], line: str, following: str) -> Pair:
@@ -129,6 +134,7 @@ class Habits:
 
     capitals: float
     punctuation: float
+    punctuates: bool  # whether any of them ends with punctuation: verse without it has none at line ends either
 
     @classmethod
     def of(cls, groups: list[LineGroup]) -> "Habits":
@@ -143,7 +149,7 @@ class Habits:
                 n_punctuated += sum(bool(PUNCTUATED.search(word)) for word in words)
                 n_capitals += sum(c.isupper() for c in first_letters)
                 n_cased += sum(c.isupper() or c.islower() for c in first_letters)
-        return cls(min(0.6, n_capitals / (n_cased + 4)), min(0.4, n_punctuated / (n_words + 4)))
+        return cls(min(0.6, n_capitals / (n_cased + 4)), min(0.4, n_punctuated / (n_words + 4)), n_punctuated > 2)
 
     def evidence_of(self, group: LineGroup, pairs: list[Pair], wrap: Wrap, *, min_capitals: int) -> float:
         """Nats for "wrapped" from the first and last characters of a group's lines.
@@ -154,12 +160,17 @@ class Habits:
         for pair, (line, following) in zip(pairs, pairwise(group.lines), strict=True):
             if pair.ends_sentence and not wrap.is_full(pair):  # the following line may begin a paragraph
                 continue
-            total += max(-1.2, log(self.punctuation / 0.6)) if PUNCTUATED.search(line.rstrip()[-12:]) else 0.3
+            if PUNCTUATED.search(line.rstrip()[-12:]):
+                total += max(-1.2, log(self.punctuation / 0.6))
+            elif self.punctuates:
+                total += 0.3
             first = next(filter(str.isalpha, following), "")
             if (first.isupper() or first.islower()) and not pair.ends_sentence:
                 capitals.append(first.isupper())
         if len(capitals) >= min_capitals or not all(capitals):
             total += sum(log(self.capitals / 0.95) if upper else 0.4 for upper in capitals)
+        if not capitals and not any(pair.ends_sentence for pair in pairs):  # a script without capitals
+            total += 0.8 * min(2, sum(bool(SENTENCE_INSIDE.search(line)) for line in group.lines))
         return total
 
 
@@ -204,7 +215,10 @@ def best_wrap(measure: Callable[[str], float], groups: list[LineGroup], habits: 
         longest = width * (1 + ragged)
         limit = width * (1 - ragged) if ragged else max(p.length for p in all_pairs if p.length <= width)
         wrap = Wrap(measure, longest, limit, units)
-        n_full = sum(wrap.is_full(pair) for pair in all_pairs)
+        full = [pair for pair in all_pairs if wrap.is_full(pair)]
+        n_ended = sum(pair.ends_sentence for pair in full)
+        if len(full) < MIN_FULL or 2 * n_ended > len(full) or max(pair.length for pair in full) < lowest and spaceless:
+            continue
         evidence = sum(
             max(
                 -MAX_DOUBT,
@@ -212,7 +226,11 @@ def best_wrap(measure: Callable[[str], float], groups: list[LineGroup], habits: 
             )
             for group, pairs in measured
         )
-        if n_full >= MIN_FULL and evidence > best.evidence:
+        ends = [(group.lines[-1], [p.length for p in pairs if wrap.is_full(p)]) for group, pairs in measured]
+        ends = [(measure(line), min(lengths)) for line, lengths in ends if lengths]
+        if len(ends) > 2 and all(length >= SHORT * shortest for length, shortest in ends):  # stanzas
+            evidence -= MAX_PRIOR
+        if evidence > best.evidence:
             inside = [pair for pair in all_pairs if not pair.ends_sentence]
             share = sum(wrap.is_full(pair) for pair in inside) / max(1, len(inside))
             best = replace(wrap, evidence=evidence, full_share=share)

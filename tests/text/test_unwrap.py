@@ -49,6 +49,12 @@ RUSSIAN = [
     "Старый часовщик из Заречья чинил только те часы, которые спешили, а про отстающие говорил, что они ещё могут "
     "одуматься сами, и складывал их в большой сундук под окном, где они тихо тикали всю зиму, каждые по-своему.",
 ]
+HEBREW = [
+    "הזקן מן המעבורת החזיק שלושה חבלים, ולכל אחד מהם קרא בשם של נהר שמעולם לא ראה. כאשר היו המים נמוכים משך בראשון, "
+    "וכאשר היו גבוהים משך בשני, אבל איש בכפר לא ידע למה נועד השלישי.",
+    "ערב אחד בסתיו ירדה אישה בשביל ובידה פנס ושק של בצלים. היא ביקשה לעבור מיד, מפני שאחותה בגדה השנייה נפלה מן הסולם "
+    "ולא יכלה להדליק את התנור בעצמה, והזקן הביט במים ולא אמר דבר.",
+]
 KOREAN = [
     "나루터의 늙은 사공은 밧줄을 세 가닥 가지고 있었고, 그 하나하나에 한 번도 본 적이 없는 "
     "강의 이름을 붙여 주었다. 물이 얕을 때에는 첫째 밧줄을 당기고 물이 깊을 때에는 둘째 밧줄을 "
@@ -188,6 +194,37 @@ Seit dem Tag, als erst durch bitteren Zank sich entzweiten
 Atreus Sohn, der Herrscher des Volks, und der edle Achilleus.
 """
 LI_BAI = "床前明月光，\n疑是地上霜。\n举头望明月，\n低头思故乡。\n"
+GHAZAL = """الا یا ایها الساقی ادر کاسا و ناولها
+که عشق آسان نمود اول ولی افتاد مشکل‌ها
+به بوی نافه‌ای کآخر صبا زان طره بگشاید
+ز تاب جعد مشکینش چه خون افتاد در دل‌ها
+مرا در منزل جانان چه امن عیش چون هر دم
+جرس فریاد می‌دارد که بربندید محمل‌ها
+"""
+ILIAD = """Μῆνιν ἄειδε, θεά, Πηληϊάδεω Ἀχιλῆος
+οὐλομένην, ἣ μυρί' Ἀχαιοῖς ἄλγε' ἔθηκε,
+πολλὰς δ' ἰφθίμους ψυχὰς Ἄϊδι προΐαψεν
+ἡρώων, αὐτοὺς δὲ ἑλώρια τεῦχε κύνεσσιν
+οἰωνοῖσί τε πᾶσι· Διὸς δ' ἐτελείετο βουλή·
+ἐξ οὗ δὴ τὰ πρῶτα διαστήτην ἐρίσαντε
+Ἀτρεΐδης τε ἄναξ ἀνδρῶν καὶ δῖος Ἀχιλλεύς.
+"""
+HEBREW_VERSE = """ואתה תשב על שפת הנהר הזה כל הלילה ותספור את האבנים
+ותזכור את השמות של כל האנשים שהלכו מכאן ולא חזרו
+ותחכה עד שיעלה האור על הגבעות ועל הבתים הלבנים
+ותלך אל הבית ותסגור את הדלת ותבכה ותשכח ותישן
+ובבוקר תקום ותצא אל השדה ותעבוד עד הערב הגדול
+ולא תאמר לאיש את מה שראית שם בלילה על שפת הנהר
+"""
+CHINESE_VERSE = "大江东去，浪淘尽，千古风流人物。\n故垒西边，人道是，三国周郎赤壁。\n乱石穿空，惊涛拍岸，卷起千堆雪。\n"
+CHINESE_FREE_VERSE = (
+    "我在河边的灯光里遇见一个人\n他背着从自己家里拆下来的门\n他把门放在我面前的河岸上打开\n让我从门里走过去然后对我说\n"
+)
+PLAY = """ORLA: Hold the lantern low.
+TOBIT: I am holding it, as low as I can hold it without putting it out.
+ORLA: You are holding it like a man who is looking for his hat.
+TOBIT: I have lost my hat, and that is the whole truth about the matter.
+"""
 SIGNATURE = """Yours, as always and in spite of everything that you have said of me,
 Your brother Tobit,
 who is well and hopes the same of you.
@@ -218,6 +255,12 @@ KEPT = {
     "Dante": DANTE,
     "hexameters": HEXAMETERS,
     "Li Bai": LI_BAI,
+    "ghazal": GHAZAL,
+    "Iliad": ILIAD,
+    "Hebrew verse": HEBREW_VERSE,
+    "Chinese verse": CHINESE_VERSE,
+    "Chinese free verse": CHINESE_FREE_VERSE,
+    "play": PLAY,
     "signature": SIGNATURE,
     "address": ADDRESS,
     "list": SHOPPING,
@@ -237,6 +280,18 @@ KEPT = {
 @pytest.mark.parametrize("kind", KEPT)
 def test_what_is_no_wrapped_prose_is_unchanged(kind):
     assert unwrap(KEPT[kind]) == (KEPT[kind], [])
+
+
+@pytest.mark.parametrize("kind", ["ghazal", "Iliad", "Hebrew verse", "Chinese verse", "Chinese free verse", "tercets"])
+def test_a_book_of_stanzas_of_equal_lines_is_unchanged(kind):
+    """Scripts without capitals show verse by little else than their last lines, which are as long as the others."""
+    text = "\n".join([KEPT[kind]] * 4)
+    assert unwrap(text) == (text, [])
+
+
+def test_prose_without_capitals_whose_last_lines_are_long_is_joined():
+    """Sentences that begin within lines tell it from verse: two paragraphs, all their lines nearly full."""
+    assert unwrap(prose(*HEBREW, width=60))[0] == "\n\n".join(HEBREW)
 
 
 @pytest.mark.parametrize("width", [62, 66, 72, 78])
