@@ -1,4 +1,4 @@
-r"""Decode a file of any encoding, and even out line ends and control characters as a careful hand would.
+r"""Decode a file of any encoding; control_characters.py evens out its line ends.
 
     >>> decode("\ufefft\u00e9\r\r\n\x1a".encode())
     ('t\u00e9\n', ['UTF-8 BOM removed', 'CR CR LF line ends converted', 'Ctrl-Z at the end removed'])
@@ -11,6 +11,7 @@ import codecs
 import re
 
 from llm.configurator import UserError
+from llm.text.control_characters import MAX_CONTROL, is_blank, without_control_characters
 from llm.text.languages import encodings_to_try, fits_a_language, likely_language, misfits
 
 BOMS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
@@ -22,9 +23,9 @@ BOMS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-1
 )
 SAMPLE = 100_000  # characters that are looked at to tell encodings apart
 MAX_PLACES = 3  # named in one note
-MAX_CONTROL = 0.005  # share of control characters above which a file is no text
 MIN_UNKNOWN = 2_000  # bytes of a text whose language the tables lack, to trust charset-normalizer alone
-MIN_VALID = 3  # times as many valid characters beyond ASCII as bad bytes, to be UTF-8 with damage
+MIN_VALID = 3  # times as many valid characters beyond ASCII as damaged places, to be UTF-8 with damage
+FEW = 2  # bytes beyond ASCII that tell no encoding but Windows' and ISO's
 SURE = 1.5  # a language must have this many times as many common words as the next reading's
 UTF7_RUN = re.compile(rb"\+([A-Za-z0-9+/]*)-?")
 WESTERN_LETTERS = set("’àâäáãåæçéèêëíìîïñóòôöõøœúùûüßÿš")
@@ -80,8 +81,9 @@ def decode_bytes(data: bytes, encoding: str | None, name: str) -> tuple[str, lis
         if control:
             raise UserError(f"{name} is not text: expected a text file, best in UTF-8") from None
     text, notes, valid, bad = damaged_utf8(data)
-    cut = valid == bad == 0 and re.search(rb"[\xc3\xe2]\Z|[\xe0-\xf4][\x80-\xbf]{1,2}\Z", data)
-    return (text, notes) if valid > MIN_VALID * bad or cut else other_encoding(data, name)
+    cut = valid == bad == 0 and re.search(rb"[\xc3\xe2\xf0]\Z|[\xe0-\xf4][\x80-\xbf]{1,2}\Z", data)
+    few = valid >= bad and encoded_twice(data.decode("cp1252", "replace"))  # an English book: some é, one bad byte
+    return (text, notes) if valid > MIN_VALID * bad or cut or few else other_encoding(data, name)
 
 
 def decode_unicode(data: bytes, encoding: str) -> tuple[str, list[str]]:
@@ -135,7 +137,7 @@ def seven_bit_encoding(data: bytes) -> str | None:
     if re.search(rb"~\{[!-~]{2,}~\}", data):
         candidates.append("hz")
     runs = [run for run in UTF7_RUN.findall(data) if run]
-    if len(runs) >= 3 and max(map(len, runs)) < 200 and runs == [run for run in runs if len(run) >= 3]:
+    if len(runs) >= 3 and runs == [run for run in runs if len(run) >= 3]:
         candidates.append("utf_7")
     for encoding in candidates:
         try:
@@ -155,10 +157,10 @@ def listed(places: list[str]) -> str:
 
 
 def damaged_utf8(data: bytes) -> tuple[str, list[str], int, int]:
-    """(text, notes, characters beyond ASCII that are valid, bad bytes) of data as UTF-8.
+    """(text, notes, characters beyond ASCII that are valid, damaged places) of data as UTF-8.
 
-    A line without any valid character beyond ASCII, whose bad bytes make sense as windows-1252, is read as that. Half a
-    character at the end is dropped. Any other bad byte becomes U+FFFD.
+    A line without any valid character beyond ASCII, whose bad bytes make sense as windows-1252, is read as that, and is
+    one damaged place. Half a character at the end is dropped. Any other bad byte becomes U+FFFD.
     """
     try:  # CESU-8, as old databases write it
         text, notes = paired_surrogates(data.decode("utf-8", "surrogatepass"))
@@ -174,11 +176,13 @@ def damaged_utf8(data: bytes) -> tuple[str, list[str], int, int]:
         text = line.decode("utf-8", "surrogateescape")
         wrong = sum("\udc80" <= c <= "\udcff" for c in text)
         good = sum(c > "\x7f" for c in text) - wrong
-        valid, bad = valid + good, bad + wrong
+        valid += good
         if wrong and not good and (as_windows := pasted_windows_1252(line, wrong)):
+            bad += 1
             windows.append(f"line {number:,}")
             text = as_windows
         elif wrong:
+            bad += wrong
             column = next(i for i, c in enumerate(text, 1) if "\udc80" <= c <= "\udcff")
             byte = ord(text[column - 1]) - 0xDC00
             replaced.append(f"0x{byte:02x} in line {number:,}, column {column:,}")
@@ -228,9 +232,11 @@ def other_encoding(data: bytes, name: str) -> tuple[str, list[str]]:
         likely, texts = [windows], {windows: "cp1252"}
     if len(likely) != 1 and not (ranked and ranked[0][0] >= ranked[1][0] * SURE):
         fitting = likely or [text for text, encoding in texts.items() if fits_a_language(text[:SAMPLE], encoding)]
-        raise UserError(in_doubt({text: texts[text] for text in fitting} or texts, name))
+        raise UserError(in_doubt({text: texts[text] for text in fitting} or texts, name, data))
     text = likely[0]
     byte = re.search(rb"[\x80-\xff]", data)
+    if len(re.findall(rb"[\x80-\xff]", data)) <= FEW and not readable(texts[text]).startswith(("windows", "iso")):
+        raise UserError(in_doubt(texts, name, data))
     place = f"byte 0x{byte[0][0]:02x} at position {byte.start():,} is not UTF-8"
     return text, [f"read as {readable(texts[text])}{f' ({language})' if language else ''}: {place}"]
 
@@ -248,7 +254,7 @@ def readable(encoding: str) -> str:
     return re.sub(r"^cp(125\d)$", r"windows-\1", encoding).replace("iso8859_", "iso-8859-").replace("_", "-")
 
 
-def in_doubt(candidates: dict[str, str], name: str) -> str:
+def in_doubt(candidates: dict[str, str], name: str, data: bytes) -> str:
     """The message that lists encodings, each with a word as it reads it; candidates: text -> encoding."""
     shown = []
     for text, encoding in list(candidates.items())[:5]:
@@ -256,61 +262,24 @@ def in_doubt(candidates: dict[str, str], name: str) -> str:
         shown.append(f"--encoding={readable(encoding)} ({piece[0].strip() if piece else ''})")
     if not shown:
         return f"{name} is not text: expected a text file, best in UTF-8"
-    return f"{name} is not UTF-8, and its encoding is in doubt; type the one that reads well: {', '.join(shown)}"
-
-
-def without_control_characters(text: str, name: str) -> tuple[str, list[str]]:
-    """The text with \\n as its only line end, without BOMs and control characters (but tabs and form feeds), and notes.
-
-    UserError if there are so many control characters that it is no text.
-    """
-    notes = []
-
-    def replace(what: str, pattern: str, by: str) -> None:
-        nonlocal text
-        text, n = re.subn(pattern, by, text)
-        if n:
-            notes.append(what if n == 1 or what.endswith(("converted", "at the end removed")) else f"{what}: {n:,}")
-
-    replace("UTF-8 BOM removed", "\ufeff", "")
-    replace("CR CR LF line ends converted", "\r{2,}\n", "\n")
-    replace("CRLF line ends converted", "\r\n", "\n")
-    replace("CR line ends converted", "\r", "\n")
-    replace("Ctrl-Z at the end removed", "\x1a[\x00\x1a\\s]*\\Z", "")
-    if re.search("[\x80-\x84\x86-\x9f]", text):  # windows-1252 that was taken for latin-1
-        mapped = {c: bytes([c]).decode("cp1252", "ignore") for c in range(0x80, 0xA0)}
-        notes.append("control characters U+0080 to U+009F read as windows-1252")
-        text = text.translate(mapped)
-    both = "\u2028" in text and "\u2029" in text
-    replace("Unicode line ends converted", "\x85|\u2028|\x0b", "\n")
-    replace("Unicode paragraph ends converted", "\u2029", "\n\n" if both else "\n")
-    replace(
-        "escape sequences of a terminal removed",
-        "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])",
-        "",
+    byte = re.search(rb"[\x80-\xff]", data)
+    line = data.count(b"\n", 0, byte.start()) + 1
+    return (
+        f"{name} is not UTF-8 (byte 0x{byte[0][0]:02x} in line {line:,}), and its encoding is in doubt; type the one "
+        f"that reads well: {', '.join(shown)}"
     )
-    replace("overstruck characters removed", "[^\n\x08]\x08", "")
-    control = [match.start() for match in re.finditer("[\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", text)]
-    if len(control) > max(MAX_CONTROL * len(text), 1):
-        kind = "NUL bytes" if "\0" in text else "control characters"
-        raise UserError(f"{name} is not text (it contains {kind}): expected a text file, best in UTF-8")
-    if control:
-        line = text.count("\n", 0, control[0]) + 1
-        notes.append(f"control characters removed: {len(control):,}, the first in line {line:,}")
-        text = re.sub("[\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", "", text)
-    return text, notes
 
 
-def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: white space and invisible characters alone."""
-    return not re.search(r"[^\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\u3164\u2800]", text)
+def encoded_twice(text: str) -> list[str]:
+    """The pieces of UTF-8 that was decoded as windows-1252, if they are most of what the text has beyond ASCII."""
+    found = MOJIBAKE.findall(text)
+    return found if 2 * sum(map(len, found)) >= len(re.findall(r"[^\x00-\x7f]", text)) else []
 
 
 def mojibake(text: str, name: str) -> list[str]:
     """A warning, if most characters beyond ASCII are UTF-8 that was decoded as windows-1252 and encoded again."""
-    found = MOJIBAKE.findall(text)
-    beyond = len(re.findall(r"[^\x00-\x7f]", text))
-    if len(found) < 3 or sum(map(len, found)) < 0.5 * beyond:
+    found = encoded_twice(text)
+    if len(found) < 3:
         return []
     return [
         f"WARNING: {found[0]!r} and {len(found) - 1:,} more look like UTF-8 that was encoded twice; they are left as "

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from llm.configurator import UserError
 from llm.text.book import Book, joined
+from llm.text.control_characters import is_blank
 from llm.text.docx import docx_book
 from llm.text.download import public_address
-from llm.text.encodings import decode, is_blank
+from llm.text.encodings import decode
 from llm.text.epub import epub_book
 from llm.text.fb2 import fb2_book
 from llm.text.html import html_book

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.configurator import UserError
-from llm.text.encodings import checked_encoding, decode, is_blank
+from llm.text.control_characters import is_blank
+from llm.text.encodings import checked_encoding, decode
 
 FRENCH = (
     "Le vieux jardinier possédait une clé qui n'ouvrait aucune porte du village.\n\n"
@@ -163,10 +164,30 @@ def test_one_bad_byte_in_utf8_is_shown_and_named_and_nothing_else_changes():
     assert notes == ["bytes that are not UTF-8 replaced by U+FFFD: 0xe9 in line 3, column 64"]
 
 
+@pytest.mark.parametrize("n_accents", [1, 2, 5])
+def test_one_bad_byte_in_an_english_book_with_few_accents_leaves_it_utf8(n_accents):
+    """With fewer than four accents it was refused, with candidates that all showed them as two wrong letters."""
+    text = "The ferryman at Orlow kept three ropes.\n" + "She had a rosé.\n" * n_accents
+    found, notes = decode(text.encode().replace(b"ferryman", b"ferry\xe9man"))
+    assert found == text.replace("ferryman", "ferry\ufffdman")
+    assert notes == ["bytes that are not UTF-8 replaced by U+FFFD: 0xe9 in line 1, column 10"]
+
+
+@pytest.mark.parametrize("byte", [b"\x93", b"\xff", b"\x81", b"\x80", b"\xf0"])
+def test_one_byte_beyond_ascii_is_no_evidence_for_an_encoding_of_dos(byte):
+    """It was read as cp850 without doubt: a letter, a soft hyphen or a hard space inside an English word."""
+    text = "The ferryman at Orlow kept three ropes, and he named each of them after a river that he had seen.\n"
+    with pytest.raises(
+        UserError, match=rf"not UTF-8 \(byte 0x{byte.hex()} in line 2\), .* type the one that reads well"
+    ):
+        decode(text.encode() + text.encode().replace(b"ropes", b"ro" + byte + b"pes"))
+
+
 def test_half_a_character_at_the_end_of_utf8_is_dropped():
-    for cut in (1, 2):
-        text, notes = decode((FRENCH + "—").encode()[:-cut])
-        assert (text, notes) == (FRENCH, ["half a character at the end dropped"])
+    for before, character in ((FRENCH, "—"), (FRENCH, "😀"), ("It was her\n" * 9, "😀"), ("It was her\n" * 9, "—")):
+        for cut in range(1, len(character.encode())):
+            text, notes = decode((before + character).encode()[:-cut])
+            assert (text, notes) == (before, ["half a character at the end dropped"])
 
 
 def test_a_line_of_windows_1252_pasted_into_utf8_is_read_as_that():
@@ -174,6 +195,23 @@ def test_a_line_of_windows_1252_pasted_into_utf8_is_read_as_that():
     text, notes = decode(FRENCH.encode() + pasted.encode("cp1252") + b"\n" + FRENCH.encode())
     assert text == f"{FRENCH}{pasted}\n{FRENCH}"
     assert notes == ["read as windows-1252 because it is not UTF-8: line 6"]
+
+
+@pytest.mark.parametrize(
+    "language, pasted",
+    [
+        ("French", "« Trop tard », dit-il – et l’été passa…"),
+        ("German", "„Zu spät“, sagte er – „wie schön“"),
+        ("Czech", "“No”"),
+    ],
+)
+def test_a_pasted_line_of_many_bytes_does_not_outweigh_a_short_book(language, pasted):
+    lines = PASSAGES[language][0].split("\n")
+    for n in range(len(lines)):
+        data = b"\n".join(
+            [*(line.encode() for line in lines[:n]), pasted.encode("cp1252"), "\n".join(lines[n:]).encode()]
+        )
+        assert decode(data)[0] == "\n".join([*lines[:n], pasted, *lines[n:]])
 
 
 @pytest.mark.parametrize("marked", [True, False])
@@ -198,8 +236,8 @@ def test_surrogate_pairs_in_utf8_become_characters_and_lone_ones_are_replaced():
 
 
 def test_utf7_is_read_and_base64_is_not_taken_for_it():
-    text = "Café — déjà vu, «là»\n" * 3
-    assert decode(text.encode("utf-7"))[0] == text
+    for text in ("Café — déjà vu, «là»\n" * 3, PASSAGES["Chinese"][0] * 3, PASSAGES["Russian"][0]):
+        assert decode(text.encode("utf-7"))[0] == text
     base64 = "aGVsbG8gd29ybGQh+aGVsbG8/d29y+bGQhaGVsbG8gd29ybGQ+aGVsbG8gd29ybGQh\n" * 5
     assert decode(base64.encode())[0] == base64
 

@@ -18,9 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import Fraction, UserError, Words, command, run_script
 from llm.text.book import Book, move_chapters
+from llm.text.control_characters import is_blank
 from llm.text.dataset import data_folder, has_script, is_name, write_dataset
 from llm.text.download import download, public_address
-from llm.text.encodings import checked_encoding, is_blank
+from llm.text.encodings import checked_encoding
 from llm.text.gutenberg import strip_gutenberg
 from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
