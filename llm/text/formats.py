@@ -45,10 +45,12 @@ REFUSED: tuple[tuple[str, bytes, str], ...] = (
     ("a program", rb"\x7fELF|MZ.{58}[\x00-\xff]{2}\x00\x00", ""),
 )
 HTML_START = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<(?:html|head|body|title|meta|div|p|h[1-6]|main|article"
+    r"\s*(?:<\?xml[^>]*>\s*)*(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<(?:html|head|body|title|meta|div|p|h[1-6]|main|article"
     r"|section|center|pre|table|font)\b)",
     re.I | re.S,
 )
+OTHER_XML = re.compile(r"\s*<(?:\?xml|!DOCTYPE\b|svg\b|TEI\b)", re.I)
+SAVED_PAGE = re.compile(r"(?:[\w-]+:[^\n]*\n(?:[ \t][^\n]*\n)*)*?Content-Type:\s*multipart/related", re.I)  # MHTML
 CHAPTER_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtml", ".xml", ".fb2", ""}
 
 
@@ -111,6 +113,10 @@ def read_markup_or_text(data: bytes, *, name: str, encoding: str | None, footnot
         return fb2_book(data, name=name, footnotes=footnotes)
     if HTML_START.match(start):
         return html_book(decode_markup(data, encoding=encoding, name=name), footnotes=footnotes)
+    if OTHER_XML.match(start):
+        raise UserError(f"{name} is XML, but no HTML or FB2: expected a book; type: pandoc -s -o book.epub {name}")
+    if SAVED_PAGE.match(start.replace("\r\n", "\n")):
+        raise UserError(f"{name} is a page saved as MHTML: expected HTML; save it in the browser as a complete page")
     text, notes = decode(data, encoding=encoding, name=name)
     book = markdown_book(text)
     return Book(book.title, book.author, book.text, book.chapters, [*notes, *book.notes], plain=True)
