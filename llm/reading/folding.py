@@ -13,7 +13,7 @@ DASHES = "-‐‑‒–—―−﹘﹣－"
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
-COMPOSED = str.maketrans({**dict.fromkeys(QUOTES, "'"), **dict.fromkeys(DASHES, "-")})
+COMPOSED = str.maketrans({**dict.fromkeys(QUOTES, "'"), **dict.fromkeys(DASHES, "-"), "⁄": "/"})  # ⁄ in ½
 
 
 def fold_character(c: str) -> str:

@@ -53,6 +53,11 @@ def find_where(text: str, pattern: str, is_right: Callable[[int], bool]) -> int:
     return position
 
 
+def in_word(character: str) -> bool:
+    """Whether a character is a part of a word: a letter, a digit, "_", an accent, a vowel sign."""
+    return bool(re.match(r"\w", character)) or unicodedata.category(character).startswith("M")
+
+
 class SearchableBook:
     """A book prepared for searching."""
 
@@ -75,7 +80,7 @@ class SearchableBook:
 
         def is_right(n: int) -> bool:
             """Whether a prompt may begin here, and neither end divides a character of the book."""
-            if not (starts_in_space or self._begins_word(text, n)):
+            if not (starts_in_space or self._begins_word(starts[n])):
                 return False
             end = n + len(pattern)
             if end < len(text) and (starts[end] == starts[end - 1] or unicodedata.combining(text[end])):
@@ -100,14 +105,16 @@ class SearchableBook:
             """Whether the word has no space before it to take along, and no accent is left behind."""
             if unicodedata.combining(self.text[n + len(typed) : n + len(typed) + 1] or " "):
                 return False
-            return typed[0].isspace() or self._begins_word(self.text, n) and self.text[n - 1 : n] != " "
+            return typed[0].isspace() or self._begins_word(n) and self.text[n - 1 : n] != " "
 
         at = find_where(self.text, typed, is_right)
         return None if at < 0 else (at, at + len(typed))
 
-    def _begins_word(self, text: str, n: int) -> bool:
-        """Whether a prompt may begin at text[n]: anywhere but within a word."""
-        return self.by_characters or not n or is_spaceless(text[n]) or not re.match(r"\w", text[n - 1])
+    def _begins_word(self, n: int) -> bool:
+        """Whether a prompt may begin at character n of the book: anywhere but within a word."""
+        if self.by_characters or not n or is_spaceless(self.text[n]):
+            return True
+        return not (in_word(self.text[n - 1]) and in_word(self.text[n]))
 
     def encode(self, tokenizer: Tokenizer, start: int, end: int) -> tuple[list[int], str]:
         """(ids of the book's tokens that hold text[start:end], what the last one holds beyond it)."""
@@ -152,8 +159,7 @@ def as_in_book(prompt: str, book_text: str, *, by_characters: bool) -> str | Non
 
     If it is printed in several ways, the typed one is preferred, else the first. by_characters: the tokens are single
     characters, so a space at the end is a token of its own, and none belongs to the first word. GPT-2's tokens begin
-    with their space: a prompt may begin after any character that is no letter, digit or "_", and within a word only in
-    scripts that do not mark words.
+    with their space: a prompt may begin anywhere but within a word, and even there in scripts that do not mark words.
     """
     found = searchable(book_text, by_characters).find(prompt)
     return None if found is None else book_text[slice(*found)]

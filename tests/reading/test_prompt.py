@@ -109,6 +109,10 @@ MULTILINGUAL = (
         ("三根绳子，他", "三根绳子，他"),
         ("三根绳子,他", "三根绳子，他"),
         ("船夫有", "船夫有"),
+        ("- elle riait", " — elle riait"),
+        (", pflegte der", ", pflegte der"),
+        ("»,  pflegte", "“, pflegte"),
+        ("，他给每根", "，他给每根"),
         ("width, cafe", None),  # its last letter has an accent
         ("ill he", None),
         ("riait!", None),
