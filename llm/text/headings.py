@@ -19,8 +19,8 @@ ENGLISH_NUMBER = (
 )
 NUMBER = rf"(?:\d{{1,3}}|{ROMAN})"  # the patterns below ignore case
 TITLE = (  # what may follow the number
-    r"(?:,\s*(?:scene|szene|scène|scena|сцена)\s+\w+\.?|\s*[.:—–-]\s*\S.{0,60}|[.:]?"
-    r"|\s+[^\W\d_a-zа-яα-ω].{0,60}(?<![.!?,;]))"
+    r"(?:,\s*(?:scene|szene|scène|scena|сцена)\s+\w+\.?|\s*[.:—–-]\s*(?-i:[^\sa-zа-яα-ω]).{0,60}|[.:]?"
+    r"|\s+(?-i:[^\W\d_a-zа-яα-ω]).{0,60}(?<![.!?,;]))"
 )
 KEYWORDS = re.sub(
     r"\s+",
@@ -28,8 +28,9 @@ KEYWORDS = re.sub(
     """chapter chap book part volume vol canto letter act scene section stave chapitre livre partie tome acte scène
     lettre kapitel buch teil theil band akt aufzug szene auftritt brief gesang capítulo capitulo libro parte tomo acto
     escena capitolo atto canto livro hoofdstuk deel boek kapitlet del bok bog luku osa kirja rozdział część księga tom
-    kapitola díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap глава часть книга том
-    раздел розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड
+    kapitola díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap chương bab
+    skyrius nodaļa peatükk capítol глава часть книга том раздел розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος
+    βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड
     """.strip(),
 )
 ORDINAL = (  # in other languages than English, by their endings
@@ -51,10 +52,14 @@ ALONE = re.compile(
 )
 EAST_ASIAN = re.compile(
     r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩\d０-９]{1,7}[\s　]*[章回节節卷部篇话話幕編集場场]"
-    r"(?:[\s　:：・].{0,30}|[^。！？，、]{0,20})|[一二三四五六七八九十]{1,3}"
+    r"(?:[\s　:：・].{0,30}|[^。！？，、]{0,20})"
     r"|제\s*\d{1,3}\s*[장부편화권](?:[\s:.].{0,40})?|บทที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
 )
-LONE_NUMBER = re.compile(rf"({ROMAN}|\d{{1,3}})(?:\.?|[.:]\s+\S.{{0,60}}|\s+[—–-]\s+\S.{{0,60}})")
+CHINESE_DIGITS = "〇一二三四五六七八九"
+LONE_NUMBER = re.compile(
+    rf"({ROMAN}|\d{{1,3}}|[{CHINESE_DIGITS}十]{{1,3}})(?:\.?|[.:]\s+\S.{{0,60}}|\s+[—–-]\s+\S.{{0,60}})"
+)
+WITH_KEYWORD = re.compile(rf"({KEYWORDS})(?: \S+){{1,3}}|(?:\S+ ){{1,3}}({KEYWORDS})", re.I)
 SENTENCE_END = re.compile(r"[.!?…,;:。！？，、]['\"”’»)]*$")
 SMALL_WORDS = {
     *("a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "into", "nor", "of", "on", "or", "the", "to"),
@@ -65,7 +70,7 @@ SMALL_WORDS = {
 def find_chapters(text: str) -> list[Chapter]:
     """The chapters of a text, in its order; empty if there are none."""
     lines = lone_lines(text)
-    numbered = [(start, line) for start, line in lines if is_numbered(line)]
+    numbered = [(start, line) for start, line in lines if is_numbered(line)] + with_one_keyword(lines)
     in_order = in_sequence([(start, line) for start, line in lines if LONE_NUMBER.fullmatch(line)])
     found = dict([*numbered, *in_order])
     if not found:
@@ -98,12 +103,21 @@ def is_numbered(line: str) -> bool:
     return False
 
 
+def with_one_keyword(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines of a keyword and one to three words, whatever they are: two at least that differ, "Kapitel eins"."""
+    found: dict[tuple[str, bool], list[tuple[int, str]]] = {}
+    for start, line in lines:
+        if (match := WITH_KEYWORD.fullmatch(line)) and not line[0].islower() and not SENTENCE_END.search(line):
+            found.setdefault(((match[1] or match[2]).lower(), bool(match[1])), []).append((start, line))
+    return [place for places in found.values() if len({line for _, line in places}) > 1 for place in places]
+
+
 def in_sequence(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Those lines that are numbers which go on from 1, one by one; empty if they do not reach 2."""
     found, expected = [], 1
     for start, line in lines:
         number = LONE_NUMBER.fullmatch(line)[1]
-        value = int(number) if number.isdigit() else roman_value(number)
+        value = value_of(number)
         if value == expected or value == 1:
             if value == 1 and expected <= 2:
                 found = found[: -1 if expected == 2 else None]  # an earlier 1 began nothing
@@ -112,8 +126,14 @@ def in_sequence(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     return found if len(found) >= 2 else []
 
 
-def roman_value(number: str) -> int:
-    """The value of a number in Roman numerals."""
+def value_of(number: str) -> int:
+    """The value of a number below 1,000 in digits, Chinese or Roman numerals."""
+    if number.isdecimal():
+        return int(number)
+    if number[0] not in "IVXLC":  # 十二 = 12, 二十 = 20
+        tens, ten, ones = number.rpartition("十")
+        digits = [CHINESE_DIGITS.find(d) for d in (tens or "一", ones or "〇")]
+        return (10 * digits[0] if ten else 0) + digits[1]
     digits = [dict(I=1, V=5, X=10, L=50, C=100)[c] for c in number]
     return sum(-d if d < after else d for d, after in zip(digits, [*digits[1:], 0], strict=True))
 

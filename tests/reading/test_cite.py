@@ -7,6 +7,7 @@ import pytest
 from conftest import STORY
 
 from llm.reading.cite import MIN_WORDS, BookIndex, Section
+from llm.text.headings import find_chapters
 
 BOOK = BookIndex(
     """THE TALE
@@ -109,6 +110,31 @@ def test_numbers_in_sequence_and_titles_in_capitals_name_chapters(headings):
 def test_other_lines_name_no_chapter(line):
     before = "he saw\n" if line.isupper() else "\n"  # a heading stands alone
     assert BookIndex(f"x\n{before}{line}\n\na b c d e f g h").spans("a b c d e f g h")[0].chapter == ""
+
+
+@pytest.mark.parametrize(
+    "headings",
+    [
+        ("Kapitel eins", "Kapitel zwei"),
+        ("Första kapitlet", "Andra kapitlet"),
+        ("Kapitola první", "Kapitola druhá"),
+        ("Κεφάλαιο Α΄", "Κεφάλαιο Β΄"),
+        ("פרק א", "פרק ב"),
+        ("पहला अध्याय", "दूसरा अध्याय"),
+        ("Chương 1", "Chương 2"),
+        ("Глава двадцать первая", "Глава двадцать вторая"),
+        ("Chapter 1 The Ferry", "Chapter 2 The Rope"),
+        ("一", "二", "三"),
+    ],
+)
+def test_headings_of_other_languages_are_known_by_their_common_keyword_or_sequence(headings):
+    text = "\n\n".join(f"{heading}\n\nHe came, and she left." for heading in headings)
+    assert [chapter.title for chapter in find_chapters(text)] == [*headings]
+
+
+@pytest.mark.parametrize("line", ["一", "Part V. was wrong.", "Partie de chasse", "第二天早上，他走了。"])
+def test_one_short_line_that_looks_like_a_number_is_no_chapter(line):
+    assert find_chapters(f"He came.\n\n{line}\n\nHe left.\n") == []
 
 
 CHINESE = "老渡船夫有三根绳子，他给每根绳子都起了一个名字，都是他从来没有见过的河流的名字。\n水浅的时候他拉第一根。\n"
