@@ -10,8 +10,6 @@ from llm.text.layout import SENTENCE_END
 
 PAGE_NUMBER = re.compile(r"\s*[-–—\[(]?\s*([0-9]{1,4})\s*[-–—\])]?\s*")  # alone on its line: 12, - 12 -, [12], (12)
 
-RUNNING_HEAD = re.compile(r"\s*(?:(\d{1,4})\s{2,}(\S.{0,70})|(\S.{0,70}?)\s{2,}(\d{1,4}))\s*")
-
 
 def sentence_continues(before: str, after: str) -> bool:
     """Whether a sentence continues from one line to the next, as across a page break."""
@@ -22,10 +20,10 @@ def page_numbers(lines: list[str]) -> set[int]:
     """Indices of the lines that hold nothing but a page number.
 
     They are the chain of numbers with the largest weight whose steps are 1 to 10, as scanners miss some, and of which
-    at least a fifth look like page numbers: in mid-sentence, between dashes or next to a form feed. Years and chapter
-    numbers outside the chain are kept; those of chapters increase as well, but do not look like page numbers.
+    at least a fifth interrupt a sentence. Those between dashes or next to a form feed have more weight, but numbers of
+    chapters stand there as well. Years and chapter numbers outside the chain are kept.
     """
-    # (weight, line, number, whether it looks like a page number, index of the previous chain or -1)
+    # (weight, line, number, whether it interrupts a sentence, index of the previous chain or -1)
     chains: list[tuple[float, int, int, bool, int]] = []
     for i, line in enumerate(lines):
         around = [*lines[max(0, i - 1) : i], *lines[i + 1 : i + 2]]
@@ -33,11 +31,12 @@ def page_numbers(lines: list[str]) -> set[int]:
             continue
         before = next((lines[j] for j in range(i - 1, -1, -1) if lines[j].strip()), "")
         after = next((lines[j] for j in range(i + 1, len(lines)) if lines[j].strip()), "")
-        looks_like_page = "\f" in around or not line.strip().isdigit() or sentence_continues(before, after)
+        interrupts = sentence_continues(before, after)
+        looks_like_page = "\f" in around or not line.strip().isdigit() or interrupts
         number = int(match[1])
         near = [n for n in range(max(0, len(chains) - 50), len(chains)) if 0 < number - chains[n][2] <= 10]
         best = max(near, key=lambda n: chains[n][0], default=-1)
-        chains.append((1 + looks_like_page / 2 + (chains[best][0] if near else 0), i, number, looks_like_page, best))
+        chains.append((1 + looks_like_page / 2 + (chains[best][0] if near else 0), i, number, interrupts, best))
     found: dict[int, bool] = {}
     n = chains.index(max(chains)) if chains else -1
     while n >= 0:
@@ -65,34 +64,3 @@ def clean_scan(text: str) -> Cleaned:
     done = {"form feeds": feeds, "page numbers": len(numbers), "trailing spaces": trailing, "long gaps": gaps}
     notes = [f"{what} removed: {n:,}" for what, n in done.items() if n]
     return re.sub(r"(?<!\s)\s*\f(?:\s*\n)?", close_up, marked), notes
-
-
-def strip_running_heads(text: str) -> Cleaned:
-    """The text without the running heads of its pages ("THE THIRD ROPE   20"), and notes.
-
-    They are lines of a title and a number, three at least, whose numbers go on by 1 to 3. Only those that interrupt a
-    sentence are removed, and others with the same title.
-    """
-    lines = text.split("\n")
-    chain: list[tuple[int, int, str]] = []  # (line, page number, title)
-    best: list[tuple[int, int, str]] = []
-    for i, line in enumerate(lines):
-        if (match := RUNNING_HEAD.fullmatch(line)) is None:
-            continue
-        number, title = int(match[1] or match[4]), match[2] or match[3]
-        if chain and not 0 < number - chain[-1][1] <= 3:
-            chain = []
-        chain = [*chain, (i, number, title)]
-        best = max(best, chain, key=len)
-    interrupting = {i for i, _, _ in best if sentence_continues(*neighbours(lines, i))}
-    titles = {title for i, _, title in best if i in interrupting}
-    heads = {i for i, _, title in best if title in titles}
-    if len(best) < 3 or len(interrupting) * 2 < len(best):
-        return text, []
-    kept = [line for i, line in enumerate(lines) if i not in heads]
-    return "\n".join(kept), [f"running heads removed: {len(heads):,}"]
-
-
-def neighbours(lines: list[str], i: int) -> tuple[str, str]:
-    """The lines before and after line i; "" for none."""
-    return lines[i - 1] if i else "", lines[i + 1] if i + 1 < len(lines) else ""

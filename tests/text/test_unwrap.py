@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from llm.text.scan import strip_running_heads
 from llm.text.unwrap import join_wrapped, unwrap
 
 ENGLISH = [
@@ -407,13 +406,3 @@ def test_large_and_absurd_texts_take_seconds(text):
     began = time.perf_counter()
     unwrap(text)
     assert time.perf_counter() - began < 20
-
-
-def test_running_heads_that_interrupt_a_sentence_are_removed():
-    lines = prose(" ".join(ENGLISH), width=60).split("\n")
-    heads = ["THE THIRD ROPE   20", "21   THE FERRYMAN OF ORLOW", "THE THIRD ROPE   22"]
-    assert all(lines[n][0].islower() and not lines[n - 1].endswith(".") for n in (3, 6, 10)), "choose other lines"
-    scan = "\n".join([*lines[:3], heads[0], *lines[3:6], heads[1], *lines[6:10], heads[2], *lines[10:]])
-    assert strip_running_heads(scan) == ("\n".join(lines), ["running heads removed: 3"])
-    contents = "I. The Ferry   1\nII. The Lantern   3\nIII. The Kettle   5\n"
-    assert strip_running_heads(contents) == (contents, [])

@@ -25,7 +25,8 @@ from llm.text.encodings import checked_encoding
 from llm.text.gutenberg import strip_gutenberg
 from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
-from llm.text.scan import clean_scan, strip_running_heads
+from llm.text.page_lines import strip_page_lines
+from llm.text.scan import clean_scan
 from llm.text.unwrap import join_wrapped
 from llm.text.vocabulary import choose_tokenizer
 
@@ -74,12 +75,12 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
         for name, pattern in GUTENBERG_FACTS.items():
             if found := re.search(pattern, original[:HEADER], re.M):
                 setattr(book, name, " ".join((found[1] or found[2]).split()))
+    if book.plain:
+        book.text, page_notes = strip_page_lines(book.text)
+        notes += page_notes
     if "\f" in book.text:  # pages
         book.text, scan_notes = clean_scan(book.text)
         notes += scan_notes
-    if book.plain:
-        book.text, head_notes = strip_running_heads(book.text)
-        notes += head_notes
     if unwrap and book.plain:
         unwrapped = join_wrapped(book.text)
         book.text = unwrapped.text
