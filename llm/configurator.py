@@ -50,6 +50,7 @@ from llm.installation import (  # noqa: F401  (part of this module's interface, 
     install_command,
 )
 from llm.settings import (  # noqa: F401  (the types are part of this module's interface)
+    MAX_INT,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -60,6 +61,7 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
     Words,
     in_words,
     is_a,
+    is_too_large,
     option,
     quoted,
     readings,
@@ -93,7 +95,8 @@ def value_of(given: Any, setting: Setting, where: str, *, typed: bool) -> Any:
             where += f": {setting.name} = {repr(given):.60}"
         except Exception:  # repr fails for an int of thousands of digits, and may fail for a class of the file's own
             where += f": {setting.name}"
-    raise UserError(f"{where}: expected {in_words(setting.kind)}, for example {example}")
+    limit = f" and at most {MAX_INT}" if is_too_large(given, setting.kind) else ""
+    raise UserError(f"{where}: expected {in_words(setting.kind)}{limit}, for example {example}")
 
 
 def closest_name(name: str, settings: dict[str, Setting]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+MAX_INT = 2**63 - 1  # of a setting: what torch and numpy hold
+
 
 class Bound(NamedTuple):
     """The range of a number, in words and as a test."""
@@ -89,7 +91,7 @@ def is_a(value: Any, base: Any) -> bool:
     """Whether a Python value is valid for `base`, a type or a choice of a Literal."""
     if base in (int, float):
         # The limits also reject nan and inf. An int beyond 64 bits would fail later, in an error without its name.
-        limit = 2**63 - 1 if base is int else sys.float_info.max
+        limit = MAX_INT if base is int else sys.float_info.max
         number = isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
         return number and abs(value) <= limit and (base is float or value == int(value))
     if base == Words:
@@ -97,6 +99,12 @@ def is_a(value: Any, base: Any) -> bool:
     if base in (str, bool, NoneType):
         return isinstance(value, base)
     return type(value) is type(base) and value == base
+
+
+def is_too_large(given: Any, kind: Any) -> bool:
+    """Whether a field takes integers, and `given` is one beyond MAX_INT."""
+    digits = isinstance(given, str) and given.isdecimal() and len(given) >= len(str(MAX_INT))
+    return (digits or isinstance(given, int) and given > MAX_INT) and any(base is int for base, _ in alternatives(kind))
 
 
 def readings(given: Any, kind: Any, *, typed: bool) -> list:

@@ -61,7 +61,7 @@ def test_an_incomplete_last_line_is_left_out(out_dir):
     """As train.py, which is still running, or was killed, may leave it."""
     pytest.importorskip("matplotlib")
     with open(out_dir / metrics.METRICS, "a") as f:
-        f.write('{"step": 7, "epo')
+        f.write('\n{"step": 7, "epo')  # an empty line, as a full disk may leave it, is left out as well
     plot.main(plot.Settings(out_dir=str(out_dir)))
     assert (out_dir / "metrics.png").exists()
 

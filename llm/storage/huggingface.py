@@ -14,7 +14,7 @@ import torch
 from llm.configurator import UserError, is_a, require
 from llm.files import write_atomic
 from llm.model import GPT, GPTConfig, uninitialised
-from llm.text.tokenizer import PATTERNS, BytePairs, all_merges, printable_tokens
+from llm.text.tokenizer import PATTERNS, BytePairs, all_merges, gpt2, printable_tokens
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -114,6 +114,28 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def check_tokenizer(folder: Path) -> None:
+    """UserError if a folder holds a byte-pair tokenizer of other merges than GPT-2's, as models of other languages do.
+
+    Without a tokenizer, GPT-2's is taken for granted.
+    """
+    try:
+        if (folder / "merges.txt").is_file():
+            merges = [line for line in (folder / "merges.txt").read_text(encoding="utf-8").split("\n") if line]
+            merges = merges[1:] if merges[0].startswith("#version") else merges
+        elif (folder / "tokenizer.json").is_file():
+            found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+            merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in found]
+        else:
+            return
+    except OSError as e:
+        raise UserError(f"cannot read the tokenizer in {folder}: {e.strerror}") from None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        merges = []
+    if merges != list(gpt2().merges):
+        raise UserError(f"{folder} has a tokenizer of its own: expected a model with GPT-2's (merges.txt differs)")
+
+
 def load(folder: Path) -> GPT:
     """The model in a folder, on the CPU, float32, dropout 0.
 
@@ -160,6 +182,10 @@ def fill(shape: GPTConfig, stored: dict[str, tuple]) -> GPT:
         if tensor.shape != weight.shape or not tensor.is_floating_point():
             raise Misfit(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {list(weight.shape)}")
         weight.copy_(tensor)
+    if "lm_head.weight" in stored:
+        reader, stored_name = stored["lm_head.weight"]
+        if not torch.equal(reader.get_tensor(stored_name).to(torch.float32), model.lm_head.weight):
+            raise Misfit("lm_head.weight differs from wte.weight, but GPT-2 has one table for both")
     return model
 
 

@@ -166,6 +166,8 @@ def load_base(name: str, *, block_size: int | None = None, sha256: str | None = 
     block_size: crop the context to so many tokens; None = keep all. sha256: the expected digest of the weights.
     UserError if there is no such model, its weights have another digest, or its context is shorter than block_size.
     """
+    if name.removeprefix("openai-community/") in huggingface.HUB and not Path(name).exists():
+        name = name.removeprefix("openai-community/")
     path, corpus_ids, description = Path(name), None, tokenizer.GPT2_DESCRIPTION
     on_hub = name in huggingface.HUB and not huggingface.is_model(path)
     if on_hub or huggingface.is_model(path):
@@ -173,6 +175,7 @@ def load_base(name: str, *, block_size: int | None = None, sha256: str | None = 
         model = huggingface.load(path)
         if model.config.vocab_size not in NANOGPT_VOCABULARIES:
             raise UserError(f"{path} has a vocabulary of {model.config.vocab_size}: expected GPT-2's, of 50,257")
+        huggingface.check_tokenizer(path)
     elif path.is_file() or checkpoint.resumable(path):
         folder, file_name = (path.parent, path.name) if path.is_file() else (path, "ckpt.pt")
         model, encoder, info = load_model(str(folder), file_name)

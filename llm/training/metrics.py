@@ -143,7 +143,7 @@ def read_metrics(out_dir: str | Path) -> list[dict]:
     path = Path(out_dir) / METRICS
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
-        found = [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines if line]
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}; train.py writes it into its out_dir") from None
     except ValueError:

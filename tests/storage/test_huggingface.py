@@ -8,6 +8,7 @@ import shutil
 import struct
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import STORY, hugging_face_gpt2, save_checkpoint, save_trained
 
@@ -266,3 +267,39 @@ def test_a_model_of_another_vocabulary_is_refused(tmp_path):
     shutil.rmtree(tmp_path / "hf")
     with pytest.raises(UserError, match="no such model; expected gpt2, gpt2-medium"):
         pretrained.load_base(str(tmp_path / "hf"))
+
+
+def test_a_model_with_another_tokenizer_is_refused(tmp_path):
+    """Models of other languages have GPT-2's size and merges of their own: they were read with GPT-2's, in silence."""
+    hugging_face_gpt2(vocab_size=50257).save_pretrained(tmp_path)
+    merges = list(tokenizer.gpt2().merges)
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    assert pretrained.load_base(str(tmp_path)).model.config.vocab_size == 50257
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[1:], ""]), encoding="utf-8")
+    with pytest.raises(UserError, match="has a tokenizer of its own"):
+        pretrained.load_base(str(tmp_path))
+    (tmp_path / "merges.txt").unlink()
+    for some in ([merge.split(" ") for merge in merges[:9]], "damaged"):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"merges": some}}))
+        with pytest.raises(UserError, match="has a tokenizer of its own"):
+            pretrained.load_base(str(tmp_path))
+
+
+def test_an_output_table_that_differs_from_the_input_table_is_refused(tmp_path):
+    """lm_head.weight was thrown away, in silence."""
+    reference = hugging_face_gpt2()
+    reference.save_pretrained(tmp_path)
+    stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    stored["lm_head.weight"] = stored["transformer.wte.weight"].clone()
+    safetensors.torch.save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    huggingface.load(tmp_path)
+    stored["lm_head.weight"][3, 1] += 1
+    safetensors.torch.save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lm_head.weight differs from wte.weight"):
+        huggingface.load(tmp_path)
+
+
+def test_todays_names_of_openais_models_are_known(monkeypatch):
+    monkeypatch.setattr(huggingface, "download", lambda name: pytest.fail(name))
+    with pytest.raises(pytest.fail.Exception, match="^gpt2-medium$"):
+        pretrained.load_base("openai-community/gpt2-medium")
