@@ -30,6 +30,7 @@ OVERLONG = 1.08  # times the longest wrapped line: an editor changed it
 TAB = 4  # letters; editors differ
 USUAL_WIDTH = 58  # letters: verse has shorter lines than most wrapped prose, which costs 0.1 nats a letter and group
 MAX_CHANCE = 0.55  # that lines which end anywhere nearly reach the longest of them
+CJK_CHANCE = 0.3  # that a Chinese or Japanese line looks full by chance
 MAX_DOUBT = 3.0  # nats against "wrapped" from one group: a poem in a novel
 MAX_LINES = 2_000  # that the limit is found from
 N_CANDIDATES = 6  # limits that are tried
@@ -107,8 +108,10 @@ class Wrap:
         if len(pairs) > 1 and all(pair.ends_sentence for pair in pairs):  # a sentence a line: a play, a psalm
             total -= MAX_PRIOR
         shortest = min((pair.length for pair in pairs if self.is_full(pair)), default=0)
-        length = self.measure(last_line)
-        return total + (-1.6 if length >= 0.97 * shortest else -0.3 if length >= SHORT * shortest else 1.2)
+        length, before = self.measure(last_line), pairs[-1]
+        if length >= SHORT * shortest:
+            return total - (1.6 if length >= 0.97 * shortest else 0.3)
+        return total + (1.2 if self.is_nearly_full(before) or before.divided or before.ends_sentence else 0.0)
 
 
 def measure_pair(measure: Callable[[str], float], line: str, following: str) -> Pair:
@@ -117,7 +120,7 @@ def measure_pair(measure: Callable[[str], float], line: str, following: str) -> 
     length, ends_sentence = measure(line), bool(SENTENCE_END.search(line[-12:]))
     if scripts.CJK_CHARACTER.match(following) or scripts.CJK_CHARACTER.match(line[-1]):
         # punctuation that may not begin a line is drawn to its end, or takes a character with it to the next
-        return Pair(length, length + 3 * measure("一"), 0.3, ends_sentence=ends_sentence)
+        return Pair(length, length + 3 * measure("一"), CJK_CHANCE, ends_sentence=ends_sentence)
     if scripts.SOUTH_EAST_CHARACTER.match(following) or scripts.SOUTH_EAST_CHARACTER.match(line[-1]):
         return Pair(length, length + 12, 0.45, ends_sentence=ends_sentence)
     reach = length + measure(" ") + measure(following.split(maxsplit=1)[0])
@@ -205,6 +208,7 @@ def best_wrap(measure: Callable[[str], float], groups: list[LineGroup], habits: 
     all_pairs = [pair for _, pairs in measured for pair in pairs]
     units = tuple(sorted(p.reach - p.length for p in all_pairs if p.chance is None)) or (1.0,)
     spaceless = sum(p.chance is not None for p in all_pairs) * 2 > len(all_pairs)
+    wide = sum(p.chance == CJK_CHANCE for p in all_pairs) * 2 > len(all_pairs)
     lowest = (MIN_WIDE_WIDTH * measure("一")) if spaceless else MIN_WIDTH
     tight: Counter[int] = Counter()
     for pair in all_pairs:
@@ -228,8 +232,8 @@ def best_wrap(measure: Callable[[str], float], groups: list[LineGroup], habits: 
         )
         ends = [(group.lines[-1], [p.length for p in pairs if wrap.is_full(p)]) for group, pairs in measured]
         ends = [(measure(line), min(lengths)) for line, lengths in ends if lengths]
-        if len(ends) > 2 and all(length >= SHORT * shortest for length, shortest in ends):  # stanzas
-            evidence -= MAX_PRIOR
+        if (len(ends) > 2 or wide) and all(length >= SHORT * shortest for length, shortest in ends):  # stanzas
+            evidence -= 1_000 if wide else MAX_PRIOR  # Chinese lines of verse have one length
         if evidence > best.evidence:
             inside = [pair for pair in all_pairs if not pair.ends_sentence]
             share = sum(wrap.is_full(pair) for pair in inside) / max(1, len(inside))

@@ -219,6 +219,11 @@ CHINESE_VERSE = "大江东去，浪淘尽，千古风流人物。\n故垒西边�
 CHINESE_FREE_VERSE = (
     "我在河边的灯光里遇见一个人\n他背着从自己家里拆下来的门\n他把门放在我面前的河岸上打开\n让我从门里走过去然后对我说\n"
 )
+COUPLETS_OF_SEVEN = "白日依山尽黄河 入海流欲穷千里\n目更上一层楼春 眠不觉晓处处闻\n啼鸟夜来风雨声 花落知多少床前\n" * 3
+GERMAN_SIGNATURE = """Mit herzlichen Grüßen und in der Hoffnung auf ein Wiedersehen,
+Ihr ergebener Diener
+Tobias Anselm
+"""
 PLAY = """ORLA: Hold the lantern low.
 TOBIT: I am holding it, as low as I can hold it without putting it out.
 ORLA: You are holding it like a man who is looking for his hat.
@@ -259,6 +264,7 @@ KEPT = {
     "Hebrew verse": HEBREW_VERSE,
     "Chinese verse": CHINESE_VERSE,
     "Chinese free verse": CHINESE_FREE_VERSE,
+    "Chinese couplets": COUPLETS_OF_SEVEN,
     "play": PLAY,
     "signature": SIGNATURE,
     "address": ADDRESS,
@@ -286,6 +292,12 @@ def test_a_book_of_stanzas_of_equal_lines_is_unchanged(kind):
     """Scripts without capitals show verse by little else than their last lines, which are as long as the others."""
     text = "\n".join([KEPT[kind]] * 4)
     assert unwrap(text) == (text, [])
+
+
+@pytest.mark.parametrize("width", [60, 66, 72])
+def test_a_german_signature_stays_although_nouns_begin_with_capitals(width):
+    wrapped = "\n\n".join([prose(*GERMAN * 2, width=width), GERMAN_SIGNATURE])
+    assert unwrap(wrapped)[0] == "\n\n".join([*GERMAN * 2, GERMAN_SIGNATURE])
 
 
 def test_prose_without_capitals_whose_last_lines_are_long_is_joined():
