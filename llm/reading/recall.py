@@ -31,6 +31,7 @@ from llm.text.tokenizer import Tokenizer
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
 MAX_WINDOWS = 2000  # of a whole measurement
+MAX_CHARACTER_WINDOWS = 500  # of the measurement by characters, which needs a pass of its own
 SAMPLE_WINDOWS = 64  # of an estimate during training
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
 CONTROL_TEXT = BUNDLED / "tale" / "control.txt"
@@ -192,7 +193,7 @@ def report(
         data.train,
         data.tokenizer,
         block_size=model.config.block_size,
-        max_windows=MAX_WINDOWS,
+        max_windows=MAX_CHARACTER_WINDOWS,
     )
     figures["characters_200"] = character_figures or None
     lines, books = per_book(data.train, starts, errors)

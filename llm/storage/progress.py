@@ -37,7 +37,7 @@ class Progress:
     stop_reason: str = ""  # why training ended early; "" = it has not
     threads: NonNegativeInt = 0  # of torch on CPUs: sums depend on their number; 0 = unknown
     text_sha256: str | None = None  # of the training text's shards
-    n_written: NonNegativeInt | None = None  # blocks written in closed form, over all attempts; None = gradients only
+    n_written: NonNegativeInt | None = None  # blocks written in closed form, and further rounds; None = none
     base: dict[str, str] | None = None  # of fine-tuning: name, path and sha256 of the model that it started from
     lora_rank: NonNegativeInt = 0  # 0 = all weights are trained
     baseline: dict[str, float] | None = None  # of fine-tuning: recall and loss of that model before training

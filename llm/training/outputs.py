@@ -140,10 +140,10 @@ def describe_work(progress: Progress, n_layer: int) -> str:
     """What a run has done so far, in words."""
     if progress.n_written is None:
         return f"{progress.iter_num:,} updates"
-    attempt, n_blocks = divmod(progress.n_written, n_layer)
-    if n_blocks or not progress.n_written:
-        return f"{n_blocks} of {n_layer} blocks were written"
-    return "all blocks were written" + (" twice" if attempt > 1 else "")
+    if progress.n_written < n_layer:
+        return f"{progress.n_written} of {n_layer} blocks were written"
+    rounds = progress.n_written - n_layer + 1
+    return "all blocks were written" + (f", the last in {rounds} rounds" if rounds > 1 else "")
 
 
 def explained(

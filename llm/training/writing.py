@@ -28,7 +28,6 @@ Böhning 1992; MLPs as memories, Geva et al. 2021, arXiv 2012.14913; closed-form
 docs/LOG.md, "Writing a text in closed form", has what each part brings.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,6 +39,7 @@ from llm.network.copying_heads import copy_further, later_offsets, without_posit
 from llm.runtime import Runtime, seed_for
 from llm.training.writing_rows import Chunk, chunks_of
 from llm.training.writing_search import Sample, with_others
+from llm.training.writing_shape import LAST_BLOCK, steps_per_block
 
 FIRST_SIZE = 8.0  # of what the first step adds, relative to x: large, so that few tokens of context suffice
 FIRST_LOGIT = 20.0  # of a token towards which all of a row points
@@ -53,11 +53,6 @@ GRAM_PARTS = 4  # in which the matrix is summed: its upper triangle costs nothin
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
 N_SAMPLED = 1000  # rows that the search looks at
-PARAMETERS = 16.0  # of all output matrices, per token of a long text and natural logarithm of its number of tokens
-PARAMETERS_PER_STEP = 300  # the fewer a token has, the more steps it takes
-EXPLAINED = 0.65  # sum over all steps of hidden units per token, at least
-MIN_STEPS, MAX_STEPS = 2, 12  # in each block
-LAST_BLOCK = 6  # at most so many times as many in the last block, which ends as soon as nothing is in doubt
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
 
@@ -72,23 +67,6 @@ class Step:
     known: float  # share of the tokens that were predicted with more than half of the probability before it
 
 
-def steps_per_block(n_tokens: int, n_layer: int, n_embd: int) -> int:
-    """How many steps each block takes: more, the fewer parameters and hidden units there are per token."""
-    for_parameters = PARAMETERS_PER_STEP * n_tokens / (4 * n_embd**2 * n_layer)
-    for_units = EXPLAINED * n_tokens / (4 * n_embd * (n_layer - 1 + LAST_BLOCK))
-    return min(MAX_STEPS, max(MIN_STEPS, math.ceil(max(for_parameters, for_units))))
-
-
-def enough_parameters(n_tokens: int) -> float:
-    """How many parameters all output matrices together need for a text."""
-    return PARAMETERS * math.log(n_tokens) * n_tokens
-
-
-def enough_blocks(n_tokens: int, head_size: int) -> int:
-    """The least n so that n blocks of n heads have enough parameters for a text; GPT-2's shapes grow like that, too."""
-    return math.ceil((enough_parameters(n_tokens) / (4 * head_size**2)) ** (1 / 3))
-
-
 @torch.no_grad()
 def write(
     model: GPT,
@@ -96,28 +74,29 @@ def write(
     rt: Runtime,
     *,
     seed: int,
-    effort: int = 1,
     first_block: int = 0,
+    again: bool = False,
     report: Callable[[Step], None] = lambda step: None,
     block_written: Callable[[int], None] = lambda n: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Write a text into a model with copying heads, in place. False if `interrupted` ended it.
 
-    tokens: (N,) int64 ids of the text. effort: times as many steps as usual. first_block: blocks before it are written
-    already, by an interrupted call with the same arguments. block_written(n) is called when n blocks are written: from
-    there a call can go on.
+    tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
+    the same arguments. again: all blocks are written already, and the last one takes as many steps again, on top of
+    what it holds. block_written(n) is called when n blocks are written: from there a call can go on.
 
     Several ranks share the windows and add their sums, so that all of them hold the same model.
     """
     model.eval()
     blocks = model.transformer.h
-    n_steps = effort * steps_per_block(len(tokens), len(blocks), model.config.n_embd)
+    n_steps = steps_per_block(len(tokens), len(blocks), model.config.n_embd)
+    first_block = len(blocks) - 1 if again else first_block
     total = n_steps * (len(blocks) - 1 + LAST_BLOCK)
     solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
     copies_later = later_offsets(len(blocks), model.config.n_head)
     for n, block in enumerate(blocks):
-        if first_block == 0:
+        if n >= first_block and not again:
             block.mlp.c_proj.weight.zero_()
         generator = torch.Generator().manual_seed(seed_for(seed, n))
         if n in copies_later and n >= first_block:
@@ -126,7 +105,8 @@ def write(
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
         steps = n_steps * (LAST_BLOCK if n + 1 == len(blocks) else 1)
         if n >= first_block:
-            if not solver.write_block(n, block, steps, generator):
+            units = block.mlp.c_fc.weight if again else solver.hidden_units(block, generator)
+            if not solver.write_block(n, block, units, steps, generator):
                 return False
             model.transformer.ln_f.weight.fill_(solver.gain)
             solver.gain = float(model.transformer.ln_f.weight[0])  # rounded, as a resumed run reads it
@@ -188,11 +168,14 @@ class Solver:
         return with_others(F.linear(z.to(self.dtype), self.table_in_dtype), self.n_other)
 
     # ------------------------------------------------------------------------------------------------ a block
-    def write_block(self, n: int, block: Block, steps: int, generator: torch.Generator) -> bool:
-        """Set the block's MLP. False if interrupted, with its output matrix as it was."""
-        self.units = self.hidden_units(block, generator)
+    def write_block(self, n: int, block: Block, units: torch.Tensor, steps: int, generator: torch.Generator) -> bool:
+        """Set the MLP of block n to these hidden units (F, C), and add to its output matrix what they can explain.
+
+        False if interrupted, with its output matrix as it was.
+        """
+        self.units = units.detach().clone()
         block.mlp.c_fc.weight.copy_(self.units)
-        self.W, self.last = torch.zeros(len(self.units), self.units.size(1), device=self.rt.device), None
+        self.W, self.last = block.mlp.c_proj.weight.detach().T.clone(), None
         for k in range(steps):
             if self.settled:
                 break

@@ -13,8 +13,9 @@ from llm.runtime import notice, seed_for
 from llm.text.dataset import Dataset
 from llm.training import start, writing
 from llm.training.run import Run
+from llm.training.writing_shape import enough_blocks, enough_parameters
 
-ATTEMPTS = 2  # the second takes twice as many steps
+ROUNDS = 3  # in which the last block may go on if the text is not known well enough
 ENOUGH = 0.75  # share of the parameters that a text needs from which on it is worth trying
 SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
 
@@ -32,9 +33,9 @@ def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float |
         return "recall cannot be measured"
     if obstacle := copying_obstacle(config):
         return obstacle
-    if n_parameters < ENOUGH * writing.enough_parameters(n_tokens):
+    if n_parameters < ENOUGH * enough_parameters(n_tokens):
         size = config.n_embd // config.n_head
-        return f"{n_tokens:,} tokens need max_n_embd={size * writing.enough_blocks(n_tokens, size)}"
+        return f"{n_tokens:,} tokens need max_n_embd={size * enough_blocks(n_tokens, size)}"
     return ""
 
 
@@ -60,7 +61,7 @@ def beginning(
 def enlarged(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTConfig:
     """The shape in which a text of so many tokens is written: a long one needs more width, and as many more blocks."""
     size = config.n_embd // config.n_head
-    n = min(writing.enough_blocks(n_tokens, size), (max_n_embd or 0) // size)
+    n = min(enough_blocks(n_tokens, size), (max_n_embd or 0) // size)
     if n * size <= config.n_embd:
         return config
     return dataclasses.replace(config, n_layer=max(n, config.n_layer), n_head=n, n_embd=n * size)
@@ -77,23 +78,23 @@ def write_text(run: Run) -> None:
         return
     tokens = torch.from_numpy(run.data.train.tokens(0, len(run.data.train)).astype(np.int64))
     while True:
-        attempt, first_block = divmod(progress.n_written, n_layer)
-        if attempt and not first_block:
+        again = progress.n_written >= n_layer
+        if again:
             with run.timer.measure("measuring"):
                 if run.stop.target_reached(run.model):
                     return
-        if attempt >= ATTEMPTS:
-            break
+            if progress.n_written == n_layer + ROUNDS:
+                break
         with run.timer.measure("writing"):
             finished = writing.write(
                 run.model,
                 tokens,
                 run.rt,
-                seed=seed_for(run.settings["seed"], attempt),
-                effort=attempt + 1,
-                first_block=first_block,
+                seed=seed_for(run.settings["seed"], max(0, progress.n_written - n_layer + 1)),
+                first_block=progress.n_written,
+                again=again,
                 report=lambda step: report(run, step),
-                block_written=lambda n, before=attempt * n_layer: save_block(run, before + n),
+                block_written=lambda n, again=again: save_block(run, progress.n_written + 1 if again else n),
                 interrupted=run.stop.interrupted,
             )
         if not finished:
@@ -110,7 +111,7 @@ def report(run: Run, step: writing.Step) -> None:
 
 
 def save_block(run: Run, n_written: int) -> None:
-    """Note that so many blocks are written, counted over all attempts; save if that took long."""
+    """Note that so many blocks are written, each further round counting as one; save if that took long."""
     run.progress.n_written = n_written
     if run.rt.is_main and run.seconds() - run.progress.seconds > SAVE_INTERVAL:  # progress.seconds: at the latest save
         with run.timer.measure("saving"):

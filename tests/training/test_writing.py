@@ -12,7 +12,7 @@ from llm import runtime
 from llm.model import GPTConfig
 from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
-from llm.training import writing, writing_rows
+from llm.training import writing, writing_rows, writing_shape
 from llm.training.writing_search import Sample
 
 SHAPE = dict(n_layer=3, n_head=4, n_embd=64, block_size=64, bias=False, vocab_size=60, dropout=0.0, gelu="tanh")
@@ -39,7 +39,7 @@ def solver_before_block(model, n, tokens, rt=CPU):
         if k == 0:
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
         if k < n:
-            assert solver.write_block(k, block, 1, generator)
+            assert solver.write_block(k, block, solver.hidden_units(block, generator), 1, generator)
             solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
     block = model.transformer.h[n]
     solver.units, solver.last = solver.hidden_units(block, generator), None
@@ -161,6 +161,19 @@ def window_loss(model):
     return model(window[None, :-1], targets)[1].item()
 
 
+@torch.no_grad()
+def test_a_further_round_adds_to_what_the_last_block_holds(monkeypatch):
+    monkeypatch.setattr(writing, "LAST_BLOCK", 1)
+    monkeypatch.setattr(writing, "SETTLED", -1.0)  # goes on however well the text is known
+    tokens, first, further = random_text(3000), [], []
+    model, _ = write(tokens=tokens, report=first.append)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    assert writing.write(model, tokens, CPU, seed=8, again=True, report=further.append)
+    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert set(changed) <= {"transformer.h.2.mlp.c_proj.weight", "transformer.ln_f.weight"} and len(changed) == 2
+    assert {step.block for step in further} == {3} and further[-1].loss < first[-1].loss
+
+
 def rank(number, port, queue):
     os.environ |= dict(RANK=str(number), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -216,8 +229,8 @@ def test_sums_of_two_ranks_add_up_to_those_of_one(monkeypatch):
     [(21_544, 6, 384, 2), (50_077, 6, 384, 5), (8_975, 4, 256, 3), (206_258, 14, 896, 2), (10**6, 24, 1536, 4)],
 )
 def test_steps_follow_from_the_parameters_and_units_per_token(n_tokens, n_layer, n_embd, steps):
-    assert writing.steps_per_block(n_tokens, n_layer, n_embd) == steps
-    assert writing.steps_per_block(10**8, n_layer, n_embd) == writing.MAX_STEPS
+    assert writing_shape.steps_per_block(n_tokens, n_layer, n_embd) == steps
+    assert writing_shape.steps_per_block(10**8, n_layer, n_embd) == writing_shape.MAX_STEPS
 
 
 @torch.no_grad()
