@@ -57,8 +57,10 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
         length = weights.size(1)
         at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
         weights = weights[rt.rank :: rt.world_size]
+        targets, weights = rows[at[:, 1:]], weights.to(rt.device)
+        x = F.embedding(rows[at[:, :-1]], model.lm_head.weight)  # all windows in one piece: freed as a whole
+        x += model.transformer.wpe.weight[:length]
         n = max(1, (CHUNK if rt.device.type == "cpu" else GPU_CHUNK) // length)
-        for some, w in zip(rows[at].split(n), weights.to(rt.device).split(n), strict=True):
-            x = F.embedding(some[:, :-1], model.lm_head.weight) + model.transformer.wpe.weight[:length]
-            chunks.append(Chunk(x, w > 0, some[:, 1:][w > 0], w[w > 0]))
+        for part, y, w in zip(x.split(n), targets.split(n), weights.split(n), strict=True):
+            chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0]))
     return chunks
