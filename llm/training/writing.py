@@ -92,7 +92,7 @@ def write(
     blocks = model.transformer.h
     n_steps = steps_per_block(len(tokens), len(blocks), model.config.n_embd)
     first_block = len(blocks) - 1 if again else first_block
-    total = n_steps * (len(blocks) - 1 + LAST_BLOCK)
+    total = n_steps * (LAST_BLOCK if again else len(blocks) - 1 + LAST_BLOCK)
     solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
     copies_later = later_offsets(len(blocks), model.config.n_head)
     for n, block in enumerate(blocks):
@@ -111,7 +111,7 @@ def write(
             model.transformer.ln_f.weight.fill_(solver.gain)
             solver.gain = float(model.transformer.ln_f.weight[0])  # rounded, as a resumed run reads it
             block_written(n + 1)
-        else:
+        elif not again:
             solver.steps_done += steps
         solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
     return True
