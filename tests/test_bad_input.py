@@ -319,7 +319,11 @@ TABLE = [
         write("out/metrics.jsonl"),
         "out/metrics.jsonl holds no figures yet: wait for the first evaluation",
     ),
-    (["plot.py", OUT], write("out/metrics.jsonl", b"{\n"), "out/metrics.jsonl is damaged: a line of it is not JSON"),
+    (
+        ["plot.py", OUT],
+        write("out/metrics.jsonl", b"{\n"),
+        "out/metrics.jsonl is damaged: a line of it is not a step with its figures",
+    ),
     (["bench.py", "--repeats=0"], None, "--repeats=0: expected int >= 1, for example --repeats=5"),
     # a text to prepare
     (

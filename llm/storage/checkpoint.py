@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError
-from llm.files import atomic_file, remove_temporary_files
+from llm.files import atomic_file, open_regular, remove_temporary_files
 from llm.model import GPT
 from llm.network.lora import adapters
 from llm.runtime import notice
@@ -170,7 +170,7 @@ def make_out_dir(out_dir: Path) -> None:
     """Create out_dir. UserError if it cannot be written to."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / ".lock").touch()
+        open_regular(out_dir / ".lock", "ab").close()
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
 
