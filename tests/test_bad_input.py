@@ -93,6 +93,11 @@ TABLE = [
         None,
         f"--batch_size=99999999999999999999: expected int >= 1 and at most {2**63 - 1}, for example --batch_size=12",
     ),
+    (
+        ["train.py", "--n_layer=1001"],
+        None,
+        "n_layer=1001: expected at most 1000, which a checkpoint may hold",
+    ),
     (["train.py", "--batchsize=4"], None, "--batchsize=4: no setting batchsize; type --batch_size=4"),
     (["train.py", "--batch_size", "4"], None, "--batch_size: expected --key=value; type --batch_size=4"),
     (
