@@ -78,7 +78,7 @@ def test_an_incomplete_last_line_is_left_out(out_dir):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"step": 1\n{"step": 2, "loss": 1.0}\n', "damaged: a line of it is not JSON"),
+        ('{"step": 1\n{"step": 2, "loss": 1.0}\n', "damaged: a line of it is not a step with its figures"),
         ("", "holds no figures yet"),
         ('{"st', "holds no figures yet"),
     ],

@@ -170,6 +170,8 @@ def find_base(progress: Progress, block_size: int, path: Path) -> Base:
     if origin is None:
         raise ValueError("they are LoRA weights, and their base model is not named")
     for source in (origin["path"], origin["name"]):
+        if source and path.resolve() in (Path(source).resolve(), Path(source).resolve() / "ckpt.pt"):
+            raise ValueError("they are LoRA weights, and their base model is this file itself")
         if (source and Path(source).exists()) or source in huggingface.HUB:
             return load_base(source, block_size=block_size, sha256=origin["sha256"])
     raise UserError(

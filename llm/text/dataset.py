@@ -31,11 +31,8 @@ MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a dataset: llm/data/NAME in a clone, data/NAME below the current folder otherwise.
-
-    UserError if it is no name: a checkpoint states one, which must not lead to any other folder.
-    """
-    if not is_name(name):
+    """The folder of a dataset: llm/data/NAME in a clone, data/NAME below the current folder otherwise."""
+    if not is_name(name):  # a stranger's checkpoint states one, and must not lead to other folders
         raise UserError(f"dataset={name[:80]}: expected at most 64 letters, digits, _ and -, not beginning with -")
     return DATA / name
 

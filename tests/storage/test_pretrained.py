@@ -122,3 +122,11 @@ def test_ids_beyond_the_bases_table_are_refused(tuned):
     content = checkpoint.read(Path("tuned/ckpt.pt"), parts=()) | {"corpus_ids": [0, 5, 7]}
     with pytest.raises(UserError, match="do not fit its model_args"):
         pretrained.build_model(content, Path("tuned/ckpt.pt"))
+
+
+@pytest.mark.parametrize("name", ["tuned", "tuned/ckpt.pt"])
+def test_a_base_that_is_the_checkpoint_itself_is_refused(tuned, name):
+    content = checkpoint.read(Path("tuned/ckpt.pt"), parts=())
+    content["progress"] = dataclasses.replace(content["progress"], base=dict(name="x", path=name, sha256="0"))
+    with pytest.raises(UserError, match="their base model is this file itself"):
+        pretrained.build_model(content, Path("tuned/ckpt.pt"))
