@@ -28,9 +28,9 @@ def open_regular(path: Path, mode: str = "rb", *, buffering: int = -1) -> IO:
         with contextlib.suppress(FileNotFoundError):
             kind = os.stat(name, follow_symlinks=not writes).st_mode
             if stat.S_ISLNK(kind):
-                raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed")
+                raise OSError(errno.ELOOP, f"{os.path.basename(name)} is a symbolic link, which is not followed")
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # of a folder, open() says that it is one
-                raise OSError(errno.EINVAL, "it is not a regular file")
+                raise OSError(errno.EINVAL, f"{os.path.basename(name)} is not a regular file")
         flags |= getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if writes else 0)  # if it changes now
         return os.open(name, flags, 0o666)
 

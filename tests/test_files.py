@@ -122,6 +122,6 @@ def test_a_link_that_becomes_a_pipe_or_file_after_the_check_is_not_followed(tmp_
 def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path):
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / ".lock").symlink_to("victim")
-    with pytest.raises(UserError, match="cannot write to out_dir=.*symbolic link"):
+    with pytest.raises(UserError, match="cannot write to out_dir=.*: .lock is a symbolic link"):
         make_out_dir(tmp_path)
     assert (tmp_path / "victim").read_bytes() == b"precious"

@@ -167,5 +167,5 @@ def test_a_tensor_behind_4_gb_is_read(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes of this kind")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "ckpt.pt")
-    with pytest.raises(UserError, match="ckpt.pt: it is not a regular file"):
+    with pytest.raises(UserError, match="ckpt.pt: ckpt.pt is not a regular file"):
         read_archive(Path(tmp_path / "ckpt.pt"), mmap=True)

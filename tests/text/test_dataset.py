@@ -103,7 +103,7 @@ def test_a_pipe_in_the_place_of_meta_json_is_not_waited_for(prepare, data):
     prepare()
     (data / "story" / "meta.json").unlink()
     os.mkfifo(data / "story" / "meta.json")
-    with pytest.raises(UserError, match="meta.json: it is not a regular file"):
+    with pytest.raises(UserError, match="meta.json: meta.json is not a regular file"):
         Dataset("story")
 
 

@@ -86,7 +86,9 @@ def test_metrics_are_not_written_through_a_link(tmp_path):
     """A stranger's out_dir had metrics.jsonl as a link to a file elsewhere, which a run then overwrote."""
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "metrics.jsonl").symlink_to("victim")
-    with pytest.raises(UserError, match="cannot write .*metrics.jsonl: it is a symbolic link, which is not followed"):
+    with pytest.raises(
+        UserError, match="cannot write .*metrics.jsonl: metrics.jsonl is a symbolic link, which is not followed"
+    ):
         metrics.open_metrics(tmp_path, keep_bytes=0, wandb=None, tensorboard=False)
     assert (tmp_path / "victim").read_bytes() == b"precious"
 
