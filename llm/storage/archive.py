@@ -127,7 +127,7 @@ def check_pickle(pickled: bytes, path: Path) -> None:
     checker = PickleChecker()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if opcode.name == "GLOBAL" and argument not in ALLOWED_NAMES:
-            name = argument.replace(" ", ".")
+            name = argument.replace(" ", ".")[:80]
             raise UserError(f"{path} holds more than plain data ({name}), which is never loaded (it could run code)")
         require(count < MAX_OPCODES, "it unfolds to more than the file holds")
         checker.step(opcode.name, argument)

@@ -209,7 +209,7 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
             raise UserError(f"{damaged} (its part {name!r} is not what is expected)")
     try:
         checkpoint["progress"] = Progress.from_checkpoint(checkpoint)
-    except (TypeError, ValueError, OverflowError) as e:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as e:
         raise UserError(f"{damaged} (its state of training is not what is expected: {str(e)[:50]})") from None
     checkpoint["model"] = {
         name.removeprefix("_orig_mod."): tensor  # torch.compile's prefix in nanoGPT's checkpoints
