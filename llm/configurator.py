@@ -71,6 +71,8 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
 
 DASHES = "-–—"  # some editors replace two hyphens by a dash
 HELP = ("--help", "-h")
+# of terminals, of the direction of writing, and halves of characters; not tabs and line ends
+CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class UserError(Exception):
@@ -223,6 +225,11 @@ def help_for(cls: type, doc: str | None, script: str, argv: list[str], program: 
     return help_text(cls, doc, program or f"python {quoted(from_here(script))}", assigned, note)
 
 
+def visible(message: str) -> str:
+    """The message with escapes instead of control characters, which a terminal obeys: names in files may hold them."""
+    return re.sub(CONTROLS, lambda found: ascii(found[0])[1:-1], message)
+
+
 def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -> int:
     """Run main and return the exit status: main's own or 0, 1 for a UserError, 130 for Ctrl-C."""
     script, *argv = sys.argv
@@ -235,7 +242,7 @@ def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -
         return result if type(result) is int else 0
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # all of torchrun's processes make the same mistake: print it once
-            print(f"{program or Path(script).name}: error: {error}", file=sys.stderr)
+            print(f"{program or Path(script).name}: error: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the terminal shows ^C: the shell's prompt then begins on a line of its own

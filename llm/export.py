@@ -21,7 +21,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
 from llm.configurator import UserError, from_here, quoted, run_script
-from llm.files import write_atomic
+from llm.files import read_regular, write_atomic
 from llm.model import GPT
 from llm.runtime import notice
 from llm.storage import gguf, huggingface
@@ -69,10 +69,10 @@ def measured_recall(info: ModelInfo) -> str:
     """The recall of exactly this checkpoint as recall.py saved it, for the model card."""
     name = "recall.json" if info.path.name == "ckpt.pt" else f"recall_{info.path.stem}.json"
     try:
-        figures = json.loads((info.path.parent / name).read_text(encoding="utf-8"))
+        figures = json.loads(read_regular(info.path.parent / name).decode("utf-8"))
         if figures["step"] == info.iter_num:
             return f"{figures['recall']:.4f} ({figures['recited']:,} of {figures['windows']:,} windows)"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return "not measured (`python recall.py` does)"
 

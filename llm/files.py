@@ -1,11 +1,13 @@
 """Atomic file writes, and a lock that lets one process at a time write to a folder."""
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from llm.configurator import UserError
 
@@ -13,6 +15,32 @@ try:
     import fcntl
 except ImportError:  # Windows: folders are not locked there
     fcntl = None
+
+
+def open_regular(path: Path, mode: str = "rb", *, buffering: int = -1) -> IO:
+    """open() for regular files alone, binary; to write, also no symbolic link. OSError for anything else.
+
+    A pipe or device named in a stranger's folder would wait for ever, and a link there lead to any file of ours.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        with contextlib.suppress(FileNotFoundError):
+            kind = os.stat(name, follow_symlinks=not writes).st_mode
+            if stat.S_ISLNK(kind):
+                raise OSError(errno.ELOOP, f"{os.path.basename(name)} is a symbolic link, which is not followed")
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # of a folder, open() says that it is one
+                raise OSError(errno.EINVAL, f"{os.path.basename(name)} is not a regular file")
+        flags |= getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if writes else 0)  # if it changes now
+        return os.open(name, flags, 0o666)
+
+    return open(path, mode, buffering=buffering, opener=opener)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; see open_regular."""
+    with open_regular(path) as f:
+        return f.read()
 
 
 @contextlib.contextmanager
@@ -27,7 +55,8 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         free = shutil.disk_usage(path.parent).free if needed else 0
         if free < needed:
             raise OSError(0, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on this disk")
-        with open(temporary, "wb") as f:
+        temporary.unlink(missing_ok=True)  # a stranger's folder may hold a link of this name
+        with open(temporary, "xb") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -68,7 +97,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     UserError, with the number of the other process, if the folder is already locked.
     """
-    with open(folder / ".lock", "a+b") as f:
+    with open_regular(folder / ".lock", "a+b") as f:
         try:
             if fcntl:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,7 +44,7 @@ from llm.configurator import (
     settings_of,
 )
 from llm.data.book import prepare
-from llm.files import write_atomic
+from llm.files import read_regular, write_atomic
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.text import dataset
@@ -95,7 +95,7 @@ def fingerprint(words: Words, prepare_settings: dict[str, Any]) -> dict[str, Any
 def recorded(folder: Path) -> dict[str, Any]:
     """The fingerprint that a dataset was prepared with; {} if another command has prepared it, or nobody yet."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(read_regular(folder / RECORD).decode("utf-8"))
         return record["fingerprint"] if record["meta"] == sha256_of(folder / "meta.json") else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

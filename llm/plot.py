@@ -6,6 +6,7 @@
 The figures come from metrics.jsonl in out_dir, also while train.py is still running. Needs the extra plot.
 """
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
 from llm.configurator import UserError, require, run_script
+from llm.files import write_atomic
 from llm.training.metrics import read_metrics
 
 X_LABELS = {"step": "updates", "epoch": "epochs", "seconds": "seconds"}
@@ -58,11 +60,12 @@ def draw(lines: list[dict], x: str, title: str):
 def main(cfg: Settings) -> None:
     lines = read_metrics(cfg.out_dir)
     figure = draw(lines, cfg.over, title=f"{Path(cfg.out_dir).name}: {lines[-1]['step']:,} updates")
-    path = Path(cfg.output) if cfg.output else Path(cfg.out_dir) / "metrics.png"
+    path, picture = Path(cfg.output) if cfg.output else Path(cfg.out_dir) / "metrics.png", io.BytesIO()
     try:
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-    except (OSError, ValueError) as e:  # no such folder, a full disk; a file name extension that is no picture's
+        figure.savefig(picture, format=path.suffix[1:] or "png", dpi=120, bbox_inches="tight")
+    except ValueError as e:  # a file name extension that is no picture's
         raise UserError(f"cannot write {path}: {e}") from None
+    write_atomic(path, picture.getvalue())
     print(f"wrote {path}")
 
 

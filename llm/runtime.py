@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from llm.configurator import NonNegativeInt, UserError
+from llm.configurator import NonNegativeInt, UserError, visible
 
 
 @dataclass(frozen=True)
@@ -312,4 +312,4 @@ def seed_for(seed: int, *counters: int) -> int:
 def notice(message: str) -> None:
     """Prints one line for the user on standard error, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+        print(visible(message), file=sys.stderr, flush=True)

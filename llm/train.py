@@ -34,7 +34,7 @@ from llm.configurator import (
     run_script,
 )
 from llm.files import locked_folder
-from llm.model import GPT, GPTConfig
+from llm.model import GPT, MAX_LAYERS, GPTConfig
 from llm.reading import recall
 from llm.reading.generate import allowed_ids
 from llm.runtime import Runtime
@@ -113,6 +113,8 @@ class Settings(runtime.Settings):
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}; change one of them")
+        if self.n_layer > MAX_LAYERS:
+            raise UserError(f"n_layer={self.n_layer}: expected at most {MAX_LAYERS}, which a checkpoint may hold")
         if self.lora_rank and self.init_from == "scratch":
             raise UserError(f"lora_rank={self.lora_rank} learns a difference to a model: name one with --init_from")
 

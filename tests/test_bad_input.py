@@ -93,6 +93,11 @@ TABLE = [
         None,
         f"--batch_size=99999999999999999999: expected int >= 1 and at most {2**63 - 1}, for example --batch_size=12",
     ),
+    (
+        ["train.py", "--n_layer=1001"],
+        None,
+        "n_layer=1001: expected at most 1000, which a checkpoint may hold",
+    ),
     (["train.py", "--batchsize=4"], None, "--batchsize=4: no setting batchsize; type --batch_size=4"),
     (["train.py", "--batch_size", "4"], None, "--batch_size: expected --key=value; type --batch_size=4"),
     (
@@ -319,7 +324,11 @@ TABLE = [
         write("out/metrics.jsonl"),
         "out/metrics.jsonl holds no figures yet: wait for the first evaluation",
     ),
-    (["plot.py", OUT], write("out/metrics.jsonl", b"{\n"), "out/metrics.jsonl is damaged: a line of it is not JSON"),
+    (
+        ["plot.py", OUT],
+        write("out/metrics.jsonl", b"{\n"),
+        "out/metrics.jsonl is damaged: a line of it is not a step with its figures",
+    ),
     (["bench.py", "--repeats=0"], None, "--repeats=0: expected int >= 1, for example --repeats=5"),
     # a text to prepare
     (

@@ -589,3 +589,15 @@ def test_the_configurator_does_not_load_a_slow_library():
     code = "import sys, llm.configurator; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     environment = {"PYTHONPATH": str(Path(configurator.__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_control_characters_of_an_error_are_shown_and_not_sent(monkeypatch, capsys):
+    """A server's reason phrase, or a name in a file, could write anything into the terminal."""
+
+    def main(settings):
+        raise UserError("404 \x1b[31mPWNED\x1b]0;t\x07 \udcff\x9b, naïve\xa0書 👩\u200d🚀\ttab")
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    assert configurator.exit_status(main, Shared, "doc") == 1
+    shown = r"x.py: error: 404 \x1b[31mPWNED\x1b]0;t\x07 \udcff\x9b, naïve"
+    assert capsys.readouterr().err == shown + "\xa0書 👩\u200d🚀\ttab\n"

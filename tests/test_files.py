@@ -6,7 +6,8 @@ import pytest
 
 from llm import files
 from llm.configurator import UserError
-from llm.files import atomic_file, locked_folder, remove_temporary_files, write_atomic
+from llm.files import atomic_file, locked_folder, open_regular, read_regular, remove_temporary_files, write_atomic
+from llm.storage.checkpoint import make_out_dir
 
 
 def test_a_file_is_replaced_only_when_the_block_ends(tmp_path):
@@ -67,3 +68,60 @@ def test_without_fcntl_folders_are_not_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
     with locked_folder(tmp_path), locked_folder(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_link_with_the_name_of_the_temporary_file_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to("victim")
+    write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "victim").read_bytes() == b"precious" and (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "a").symlink_to("victim")
+    write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "victim").read_bytes() == b"precious" and (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("mode", ["ab", "a+b", "wb"])
+def test_no_link_is_followed_to_write_not_even_one_that_leads_nowhere(tmp_path, mode):
+    (tmp_path / "link").symlink_to("victim")
+    for content in (None, b"precious"):
+        (tmp_path / "victim").write_bytes(content) if content else None
+        with pytest.raises(OSError, match="symbolic link"):
+            open_regular(tmp_path / "link", mode)
+        assert not content or (tmp_path / "victim").read_bytes() == content
+    assert read_regular(tmp_path / "link") == b"precious"  # Hugging Face's cache is made of links
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("mode", ["rb", "ab", "a+b"])
+def test_a_pipe_is_not_waited_for(tmp_path, mode):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(tmp_path / "pipe", mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_link_that_becomes_a_pipe_or_file_after_the_check_is_not_followed(tmp_path, monkeypatch):
+    """Between the check and the opening, another process may change what is there: the system checks again."""
+    (tmp_path / "plain").write_bytes(b"")
+    plain = os.stat(tmp_path / "plain")
+    monkeypatch.setattr(files.os, "stat", lambda *_, **__: plain)
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to("victim")
+    with pytest.raises(OSError):
+        open_regular(tmp_path / "link", "wb")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):
+        open_regular(tmp_path / "pipe", "ab")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / ".lock").symlink_to("victim")
+    with pytest.raises(UserError, match="cannot write to out_dir=.*: .lock is a symbolic link"):
+        make_out_dir(tmp_path)
+    assert (tmp_path / "victim").read_bytes() == b"precious"

@@ -46,6 +46,15 @@ def test_a_plot_that_cannot_be_written_is_a_users_mistake(out_dir):
             plot.main(plot.Settings(out_dir=str(out_dir), output=str(output)))
 
 
+def test_a_picture_is_not_written_through_a_link(out_dir):
+    pytest.importorskip("matplotlib")
+    (out_dir / "victim").write_bytes(b"precious")
+    (out_dir / "metrics.png").symlink_to("victim")
+    plot.main(plot.Settings(out_dir=str(out_dir)))
+    assert (out_dir / "victim").read_bytes() == b"precious"
+    assert (out_dir / "metrics.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_recall_is_drawn_as_measured_and_as_estimated_between_measurements():
     pytest.importorskip("matplotlib")
     assert curves(LINES) == {ESTIMATE: ([3, 5], [0.1, 0.4]), "recall@50/50": ([0, 6], [0.0, 0.5])}
@@ -69,7 +78,7 @@ def test_an_incomplete_last_line_is_left_out(out_dir):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"step": 1\n{"step": 2, "loss": 1.0}\n', "damaged: a line of it is not JSON"),
+        ('{"step": 1\n{"step": 2, "loss": 1.0}\n', "damaged: a line of it is not a step with its figures"),
         ("", "holds no figures yet"),
         ('{"st', "holds no figures yet"),
     ],

@@ -83,6 +83,20 @@ def attach(model: GPT, rank: int, new_ids: list[int]) -> GPT:
     return model
 
 
+def shapes(model: GPT, rank: int, new_ids: list[int]) -> dict[str, tuple[int, int]]:
+    """The names and shapes of what `attach` trains, before it takes any memory."""
+    found = {}
+    for n, block in enumerate(model.transformer.h):
+        for name in MATRICES:
+            n_out, n_in = block.get_submodule(name).weight.shape
+            found[f"transformer.h.{n}.{name}.lora_A"] = (rank, n_in)
+            found[f"transformer.h.{n}.{name}.lora_B"] = (n_out, rank)
+    if new_ids:
+        for tied in ("transformer.wte", "lm_head"):
+            found[f"{tied}.parametrizations.weight.0.lora_rows"] = (len(new_ids), model.config.n_embd)
+    return found
+
+
 def merge(model: GPT) -> GPT:
     """Add what was trained to the model's own weights, in place: it is an ordinary GPT again."""
     for block in model.transformer.h:

@@ -55,7 +55,7 @@ def find_book(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split
         split = dataset.Dataset(dataset_name).train
     except UserError as e:
         return None, str(e)
-    if split.sha256 != text_sha256:
+    if text_sha256 is None or split.sha256 != text_sha256:
         if text_sha256 is None:
             return None, f"the checkpoint does not say whether the text of dataset {dataset_name} is its own"
         hint = dataset.prepare_hint(dataset_name)

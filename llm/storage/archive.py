@@ -1,65 +1,136 @@
 """Read a file written by torch.save that may be cut short, damaged or malicious.
 
 torch's restricted loader (weights_only=True) runs no code, but it trusts the sizes that a file states. Therefore the
-zip directory is checked before the loader sees the file, and the loaded content before anything walks through it.
-Accepted is plain data (dicts, lists, tuples, strings, numbers, None and dense tensors), no larger in memory than the
-file.
+zip directory (zip_directory.py) and the pickle are checked before the loader sees the file, and the loaded content
+before anything walks through it. Accepted is plain data (dicts, lists, tuples, strings, numbers, None and dense
+tensors), no larger in memory than the file.
 """
 
 import io
 import pickletools
-import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
 from llm.configurator import UserError
+from llm.files import open_regular
+from llm.storage.zip_directory import Damaged, read_at, read_entries, require
 
 MAX_PICKLE_BYTES = 2**22  # size of the part that holds everything but tensors; ours take about 100,000
+MAX_OPCODES = 2**19  # of that part: an opcode of one byte may make an object of 64
 MAX_DEPTH = 50  # of nested lists and dicts
 # the names that a pickle of plain data and tensors contains; torch's restricted loader would allow more
-ALLOWED_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+ORDERED_DICT = "collections OrderedDict"
+FUNCTIONS = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+ALLOWED_NAMES = {ORDERED_DICT, *FUNCTIONS}
 ALLOWED_NAMES |= {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short")}
 ALLOWED_NAMES |= {f"torch {kind}Storage" for kind in ("Char", "Byte", "Bool")}
+UNWRITTEN = "not what torch.save writes"
 
 
-class Damaged(Exception):
-    """An archive is damaged; the message says in a few words how."""
-
-
-def find_pickle(f: BinaryIO, size: int) -> zipfile.ZipInfo:
-    """The directory entry of the archive's pickle; size: bytes of the file.
-
-    Damaged unless every entry has a name of its own, is stored uncompressed and lies inside the file.
-    """
+def read_pickle(f: BinaryIO, size: int) -> bytes:
+    """The pickle in a file of `size` bytes. Damaged unless torch.save could have written the file's directory."""
     f.seek(0)
-    if f.read(4) != b"PK\x03\x04":
-        raise Damaged("not a file that torch.save wrote, or cut short")
-    with zipfile.ZipFile(f) as archive:
-        entries = archive.infolist()
-    names = {entry.filename.lower() for entry in entries}  # torch's reader ignores case
-    roots = {name.partition("/")[0] for name in names}
-    if len(names) != len(entries) or len(roots) != 1:
-        raise Damaged("its directory names something twice")
-    if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
-        raise Damaged("a part of it is compressed, which torch.save never does")
-    ends = [entry.header_offset + entry.file_size for entry in entries]
-    if max(ends) > size or sum(entry.file_size for entry in entries) > size:
-        raise Damaged("its directory says that it is larger than the file")
-    pickles = [entry for entry in entries if entry.filename.lower().endswith("/data.pkl")]
-    if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise Damaged("not what torch.save writes")
-    return pickles[0]
+    require(f.read(4) == b"PK\x03\x04", "not a file that torch.save wrote, or cut short")
+    pickles = [entry for entry in read_entries(f, size) if entry.name.lower().endswith(b"/data.pkl")]
+    require(len(pickles) == 1 and pickles[0].size <= MAX_PICKLE_BYTES, UNWRITTEN)
+    pickled = read_at(f, pickles[0].start, pickles[0].size)
+    require(zlib.crc32(pickled) == pickles[0].crc)
+    return pickled
 
 
-def check_names(pickled: bytes, path: Path) -> None:
-    """UserError if a pickle names a function or class that plain data and tensors do not need."""
-    for opcode, argument, _ in pickletools.genops(io.BytesIO(pickled)):
-        name = argument if opcode.name in ("GLOBAL", "INST") else None
-        if opcode.name.startswith(("STACK_GLOBAL", "EXT")) or (name and name not in ALLOWED_NAMES):
-            shown = f" ({name.replace(' ', '.')})" if name else ""
-            raise UserError(f"{path} holds more than plain data{shown}, which is never loaded (it could run code)")
+class PickleChecker:
+    """Follows a pickle as the pickle machine does, but keeps only what kind each object is, and makes none.
+
+    A kind is "key" (a string or an integer of 64 bits), "value" (anything else that is complete), the opcode that made
+    an empty list, dict or tuple, or the name of a function or class.
+    """
+
+    def __init__(self):
+        self.stack: list[str] = []
+        self.outer: list[list[str]] = []  # the stacks below each mark
+        self.memo: dict[int, str] = {}
+
+    def pop_to_mark(self) -> list[str]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def fill(self, items: list[str], kind: str) -> None:
+        """Put items into the list or dict on top of the stack. Damaged if it is of another kind.
+
+        Keys of dicts are only strings and short numbers: other keys can be chosen so that all have one hash, and then
+        a dict takes time with the square of its size.
+        """
+        require(self.stack[-1] == kind, UNWRITTEN)
+        require(kind == "EMPTY_LIST" or {*items[::2]} <= {"key"}, "a key in it is no string or number")
+
+    def call(self) -> None:
+        """Replace a function and its arguments by what the function returns."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        require(function in FUNCTIONS or (function == ORDERED_DICT and arguments == "EMPTY_TUPLE"), UNWRITTEN)
+        self.stack.append("value" if function in FUNCTIONS else "EMPTY_DICT")
+
+    def step(self, opcode: str, argument) -> None:
+        """Follow one opcode. Damaged, IndexError or KeyError if torch.save would not write it here."""
+        match opcode:
+            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2":
+                self.stack.append("key")
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "MARK":
+                self.outer.append(self.stack)
+                self.stack = []
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                self.stack.append(opcode)
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "BINFLOAT":
+                self.stack.append("value")
+            case "LONG1":
+                self.stack.append("key" if argument.bit_length() <= 64 else "value")
+            case "GLOBAL":
+                self.stack.append(argument)
+            case "TUPLE":
+                self.pop_to_mark()
+                self.stack.append("value")
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                for _ in range(int(opcode[-1])):
+                    self.stack.pop()
+                self.stack.append("value")
+            case "BINPERSID":  # a storage
+                self.stack[-1] = "value"
+            case "REDUCE":
+                self.call()
+            case "BUILD":  # sets attributes of an ordered dict
+                self.stack.pop()
+                require(self.stack[-1] == "EMPTY_DICT", UNWRITTEN)
+            case "APPEND":
+                self.fill([self.stack.pop()], "EMPTY_LIST")
+            case "APPENDS":
+                self.fill(self.pop_to_mark(), "EMPTY_LIST")
+            case "SETITEM":
+                value, key = self.stack.pop(), self.stack.pop()
+                self.fill([key, value], "EMPTY_DICT")
+            case "SETITEMS":
+                self.fill(self.pop_to_mark(), "EMPTY_DICT")
+            case _:
+                require(opcode in ("PROTO", "STOP"), UNWRITTEN)
+
+
+def check_pickle(pickled: bytes, path: Path) -> None:
+    """Damaged unless torch.save could have written a pickle.
+
+    UserError if it names a function or class that plain data and tensors do not need.
+    """
+    checker = PickleChecker()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if opcode.name == "GLOBAL" and argument not in ALLOWED_NAMES:
+            name = argument.replace(" ", ".")[:80]
+            raise UserError(f"{path} holds more than plain data ({name}), which is never loaded (it could run code)")
+        require(count < MAX_OPCODES, "it unfolds to more than the file holds")
+        checker.step(opcode.name, argument)
 
 
 def check_content(content, max_nodes: int, max_bytes: int) -> None:
@@ -96,14 +167,12 @@ def read_archive(path: Path, *, mmap: bool):
     more than plain data.
     """
     try:
-        with open(path, "rb") as f:
+        with open_regular(path) as f:
             size = f.seek(0, io.SEEK_END)
-            entry = find_pickle(f, size)
-            with zipfile.ZipFile(f) as archive:
-                pickled = archive.read(entry)
-            check_names(pickled, path)
+            pickled = read_pickle(f, size)
+            check_pickle(pickled, path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-            check_content(content, max_nodes=entry.file_size, max_bytes=2 * size)
+            check_content(content, max_nodes=len(pickled), max_bytes=2 * size)
         return content
     except UserError:
         raise
@@ -113,8 +182,6 @@ def read_archive(path: Path, *, mmap: bool):
         reason = "cut short"
     except Damaged as e:
         reason = str(e)
-    except zipfile.BadZipFile:
-        reason = "cut short, or not what torch.save writes"
     except MemoryError:
         raise UserError(f"{path} does not fit into memory") from None
     except Exception as e:  # torch's and Python's readers raise many kinds of errors for random bytes

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError
-from llm.files import atomic_file, remove_temporary_files
+from llm.files import atomic_file, open_regular, remove_temporary_files
 from llm.model import GPT
 from llm.network.lora import adapters
 from llm.runtime import notice
@@ -170,7 +170,7 @@ def make_out_dir(out_dir: Path) -> None:
     """Create out_dir. UserError if it cannot be written to."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / ".lock").touch()
+        open_regular(out_dir / ".lock", "ab").close()
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
 
@@ -209,7 +209,7 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
             raise UserError(f"{damaged} (its part {name!r} is not what is expected)")
     try:
         checkpoint["progress"] = Progress.from_checkpoint(checkpoint)
-    except (TypeError, ValueError, OverflowError) as e:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as e:
         raise UserError(f"{damaged} (its state of training is not what is expected: {str(e)[:50]})") from None
     checkpoint["model"] = {
         name.removeprefix("_orig_mod."): tensor  # torch.compile's prefix in nanoGPT's checkpoints

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError, is_a, require
-from llm.files import write_atomic
-from llm.model import GPT, GPTConfig, uninitialised
+from llm.files import read_regular, write_atomic
+from llm.model import GPT, MAX_LAYERS, GPTConfig, uninitialised, weight_shapes
 from llm.text.tokenizer import PATTERNS, BytePairs, all_merges, gpt2, printable_tokens
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -28,6 +28,7 @@ GPT2_SETTINGS = {  # settings in which other models differ from GPT-2; a missing
     "layer_norm_epsilon": 1e-5,
 }
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what a weight may be stored in
 NO_WEIGHTS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")  # causal masks, and the tied table's copy
 
 
@@ -57,7 +58,7 @@ def read_config(folder: Path) -> GPTConfig:
     """The shape that config.json describes (dropout 0). UserError for a model of another architecture."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path).decode("utf-8"))
         differences = differences_from_gpt2(config)
         shape = shape_of(config)
     except OSError as e:
@@ -102,15 +103,17 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_regular(folder / INDEX).decode("utf-8"))["weight_map"].values()))
     except OSError:
         has_pickle = (folder / "pytorch_model.bin").is_file()
         reason = ": pytorch_model.bin is a pickle, which is never read here" if has_pickle else ""
         raise UserError(f"{folder} holds no {WEIGHTS}{reason}; save the model as safetensors") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = []
     if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
         raise UserError(f"{folder / INDEX} is damaged: expected the names of its safetensors files")
+    if absent := [name for name in names if not (folder / name).is_file()]:  # also a pipe, which would wait for ever
+        raise UserError(f"cannot read {folder / absent[0]}: it is missing, or not a regular file")
     return [folder / name for name in names]
 
 
@@ -167,21 +170,17 @@ class Misfit(Exception):
 
 def fill(shape: GPTConfig, stored: dict[str, tuple]) -> GPT:
     """A model of this shape with the stored weights: name -> (safetensors reader, name in its file)."""
-    if shape.n_layer > len(stored):  # before a model of absurd size is built
-        raise Misfit(f"{shape.n_layer} layers")
+    check_stored(shape, stored)  # before a model of absurd size is built
     model = uninitialised(shape).to_empty(device="cpu")
     model.transformer.wte.weight = model.lm_head.weight
     weights = {name.removeprefix("transformer."): p for name, p in model.state_dict().items()}
     del weights["lm_head.weight"]  # tied
-    check_stored_names(stored.keys(), weights.keys(), bias=shape.bias)
     for name, weight in weights.items():
         reader, stored_name = stored[name]
         tensor = reader.get_tensor(stored_name)
-        if name.endswith(TRANSPOSED) and tensor.dim() == 2:
-            tensor = tensor.T
-        if tensor.shape != weight.shape or not tensor.is_floating_point():
-            raise Misfit(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {list(weight.shape)}")
-        weight.copy_(tensor)
+        weight.copy_(tensor.T if name.endswith(TRANSPOSED) else tensor)
+        if not all(limit.isfinite() for limit in weight.aminmax()):
+            raise Misfit(f"{name} holds a number that is not finite")
     if "lm_head.weight" in stored:
         reader, stored_name = stored["lm_head.weight"]
         if not torch.equal(reader.get_tensor(stored_name).to(torch.float32), model.lm_head.weight):
@@ -189,13 +188,25 @@ def fill(shape: GPTConfig, stored: dict[str, tuple]) -> GPT:
     return model
 
 
-def check_stored_names(stored: set[str], expected: set[str], *, bias: bool) -> None:
-    """Misfit if an expected tensor is not stored, or an unknown one is; bias: whether the model has biases."""
-    ignored = set() if bias else {f"{name.removesuffix('weight')}bias" for name in expected}
+def check_stored(shape: GPTConfig, stored: dict[str, tuple]) -> None:
+    """Misfit if a weight is not stored, an unknown one is, or one has another shape or holds no numbers with points."""
+    if shape.n_layer > min(len(stored), MAX_LAYERS):
+        raise Misfit(f"{shape.n_layer} layers")
+    expected = {name.removeprefix("transformer."): list(size) for name, size in weight_shapes(shape).items()}
+    del expected["lm_head.weight"]  # tied
+    ignored = set() if shape.bias else {f"{name.removesuffix('weight')}bias" for name in expected}
     missing = [name for name in expected if name not in stored]
     unknown = [name for name in stored if not (name in expected or name in ignored or NO_WEIGHTS.fullmatch(name))]
     if missing or unknown:
         raise Misfit((missing or unknown)[0])
+    for name, size in expected.items():
+        reader, stored_name = stored[name]
+        part = reader.get_slice(stored_name)
+        found, kind = part.get_shape(), part.get_dtype()
+        if name.endswith(TRANSPOSED):
+            found = found[::-1]
+        if found != size or kind not in FLOATS:
+            raise Misfit(f"{name} is {kind} {found}, not {size}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

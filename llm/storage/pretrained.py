@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from llm.configurator import UserError
-from llm.model import GPT, GPTConfig, uninitialised
+from llm.model import GPT, GPTConfig, uninitialised, weight_shapes
 from llm.network import lora
 from llm.runtime import notice
 from llm.storage import checkpoint, huggingface
@@ -111,13 +111,15 @@ def build_model(content: dict, path: Path, **changes) -> GPT:
     progress: Progress = content["progress"]
     try:
         config = model_config(content, changes)
-        weights = {name: tensor.float() for name, tensor in content["model"].items()}
         if progress.lora_rank:
             base = find_base(progress, config.block_size, path)
-            return with_adapters(base, weights, progress.lora_rank, content.get("corpus_ids"), config.dropout)
+            return with_adapters(base, content["model"], progress.lora_rank, content.get("corpus_ids"), config.dropout)
+        weights = checked_weights(content["model"], weight_shapes(config))
+        if not torch.equal(weights["transformer.wte.weight"], weights["lm_head.weight"]):
+            raise ValueError("lm_head.weight differs from wte.weight, but GPT-2 has one table for both")
         model = uninitialised(config)
         model.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, KeyError, RuntimeError) as e:
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as e:
         raise UserError(f"the weights in {path} do not fit its model_args: {' '.join(str(e).split())[:200]}") from None
     model.transformer.wte.weight = model.lm_head.weight  # assigning the weights untied them
     return model
@@ -128,19 +130,36 @@ def model_config(content: dict, changes: dict) -> GPTConfig:
     gelu = content.get("gelu", "none")  # nanoGPT always computes the exact function, and stores no setting for it
     config = GPTConfig(**(content["model_args"] | {"gelu": gelu} | changes))
     sizes = (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab_size)
-    if min(sizes) < 1 or config.n_embd % config.n_head or config.n_layer > len(content["model"]):
+    whole = all(type(size) is int and size > 0 for size in sizes)
+    if not whole or config.n_embd % config.n_head or gelu not in ("tanh", "none"):
         raise ValueError(f"no model has {config}")
     return config
+
+
+def checked_weights(weights: dict[str, torch.Tensor], shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
+    """The weights in float32. ValueError unless they have these names and shapes, and are finite.
+
+    Before a model is built: its size would be what the file says, and not what the file holds.
+    """
+    if wrong := sorted(weights.keys() ^ shapes.keys()):
+        raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in shapes else 'no weight of it'}")
+    for name, shape in shapes.items():
+        weight = weights[name]
+        if weight.shape != shape or not weight.is_floating_point():
+            raise ValueError(f"{name} is {weight.dtype} {list(weight.shape)}, not {list(shape)}")
+        if not all(limit.isfinite() for limit in weight.aminmax()):
+            raise ValueError(f"{name} holds a number that is not finite")
+    return {name: weight.float() for name, weight in weights.items()}
 
 
 def with_adapters(
     base: Base, weights: dict[str, torch.Tensor], rank: int, corpus_ids: list[int] | None, dropout: float
 ) -> GPT:
     """The base model with the differences that LoRA trained. ValueError if they belong to another model."""
+    new_ids = base.new_ids(corpus_ids)
+    weights = checked_weights(weights, lora.shapes(base.model, rank, new_ids))
     base.model.set_dropout(dropout)
-    model = lora.attach(base.model, rank, base.new_ids(corpus_ids))
-    if lora.adapters(model.state_dict()).keys() != weights.keys():
-        raise ValueError("they are not LoRA weights for its base model")
+    model = lora.attach(base.model, rank, new_ids)
     model.load_state_dict(weights, strict=False)
     return model
 
@@ -151,6 +170,8 @@ def find_base(progress: Progress, block_size: int, path: Path) -> Base:
     if origin is None:
         raise ValueError("they are LoRA weights, and their base model is not named")
     for source in (origin["path"], origin["name"]):
+        if source and path.resolve() in (Path(source).resolve(), Path(source).resolve() / "ckpt.pt"):
+            raise ValueError("they are LoRA weights, and their base model is this file itself")
         if (source and Path(source).exists()) or source in huggingface.HUB:
             return load_base(source, block_size=block_size, sha256=origin["sha256"])
     raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from llm.configurator import IN_CLONE, PACKAGE, UserError, command, from_here
-from llm.files import write_atomic
+from llm.files import open_regular, read_regular, write_atomic
 from llm.runtime import notice
 from llm.text.book import Book
 from llm.text.documents import Document, are_documents, document_entry, documents_of
@@ -32,6 +32,8 @@ MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
 
 def data_folder(name: str) -> Path:
     """The folder of a dataset: llm/data/NAME in a clone, data/NAME below the current folder otherwise."""
+    if not is_name(name):  # a stranger's checkpoint states one, and must not lead to other folders
+        raise UserError(f"dataset={name[:80]}: expected at most 64 letters, digits, _ and -, not beginning with -")
     return DATA / name
 
 
@@ -262,7 +264,7 @@ def read_meta(folder: Path) -> dict:
         shards = [{"file": f.name, "tokens": f.stat().st_size // DTYPE.itemsize} for f in files]
         return {"format": FORMAT, "tokenizer": GPT2_DESCRIPTION, "shards": shards, "ids": None}
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(read_regular(path).decode("utf-8"))
         version = meta["format"]
         if type(version) is not int or not (version > FORMAT or is_meta(meta)):
             raise ValueError
@@ -288,11 +290,12 @@ def is_meta(meta: dict) -> bool:
     files = [shard["file"] for shard in shards]
     return (
         isinstance(meta["tokenizer"], dict)
+        and isinstance(meta.get("source", {}), dict)
         and all(re.fullmatch(r"(train|val)(_\d+)?\.bin", file) for file in files)
         and len(set(files)) == len(files)
         and any(file.startswith("train") for file in files)
         and all(type(shard["tokens"]) is int and 0 < shard["tokens"] < 2**48 for shard in shards)
-        and all(type(shard.get("characters", 0)) is int and shard.get("characters", 0) >= 0 for shard in shards)
+        and all(type(shard.get("characters", 0)) is int and 0 <= shard.get("characters", 0) < 2**48 for shard in shards)
         and all(isinstance(shard.get("sha256", ""), str) for shard in shards)
         and len({"sha256" in shard for shard in shards}) == 1  # all have one, or none
         and are_documents(meta.get("documents", []), sum(s["tokens"] for s in shards if s["file"].startswith("train")))
@@ -311,6 +314,6 @@ def check_shard(path: Path, shard: dict) -> None:
         expected = f"{shard['tokens'] * DTYPE.itemsize:,} ({shard['tokens']:,} tokens)"
         raise UserError(f"{path} has {size:,} bytes, expected {expected}; {remedy}")
     if "sha256" in shard and size <= MAX_HASHED:
-        with open(path, "rb") as f:
+        with open_regular(path) as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != shard["sha256"]:
                 raise UserError(f"{path} was changed or damaged (its sha256 is not the one in meta.json); {remedy}")

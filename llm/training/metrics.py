@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm.configurator import UserError, require
+from llm.files import open_regular, read_regular
 from llm.text.dataset import Split
 
 METRICS = "metrics.jsonl"
@@ -26,7 +27,7 @@ class Metrics:
     def __init__(self, out_dir: Path, *, keep_bytes: int, wandb_run=None, tensorboard=None):
         """keep_bytes: length of an existing file that belongs to this (resumed) run; the rest is dropped."""
         self.path, self.unwritten = out_dir / METRICS, b""  # unwritten: lines that a full disk refused
-        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        self.file = open_regular(self.path, "ab", buffering=0)  # closed by __exit__
         self.written = min(keep_bytes, self.file.seek(0, 2))
         self.file.truncate(self.written)
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
@@ -142,17 +143,28 @@ def read_metrics(out_dir: str | Path) -> list[dict]:
     """The lines of out_dir's metrics.jsonl; a last line that is not complete yet is skipped. UserError if none is."""
     path = Path(out_dir) / METRICS
     try:
-        *lines, rest = path.read_text(encoding="utf-8").split("\n")
-        found = [json.loads(line) for line in lines if line]
+        *lines, rest = read_regular(path).decode("utf-8").split("\n")
+        found = [parse_line(line) for line in lines if line]
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}; train.py writes it into its out_dir") from None
     except ValueError:
-        raise UserError(f"{path} is damaged: a line of it is not JSON") from None
+        raise UserError(f"{path} is damaged: a line of it is not a step with its figures") from None
     with contextlib.suppress(ValueError):
-        found += [json.loads(rest)] if rest else []
+        found += [parse_line(rest)] if rest else []
     if not found:
         raise UserError(f"{path} holds no figures yet: wait for the first evaluation")
     return found
+
+
+def parse_line(line: str) -> dict:
+    """One line of metrics.jsonl. ValueError unless it is an object with a step, and of finite numbers alone."""
+    try:
+        figures = json.loads(line)
+        if figures["step"] >= 0 and all(type(x) in (int, float) and math.isfinite(x) for x in figures.values()):
+            return figures
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass
+    raise ValueError(f"no line of {METRICS}")
 
 
 def clock(seconds: float) -> str:

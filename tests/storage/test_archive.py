@@ -112,11 +112,47 @@ def huge_size_in_directory() -> bytes:
     return data[: entry + 20] + struct.pack("<II", 2**31, 2**31) + data[entry + 28 :]
 
 
+def opcodes(content: bytes) -> bytes:
+    """The bytes of a file whose pickle consists of these opcodes."""
+    return archive_of(b"\x80\x02" + content + b".", {"0": bytes(400)})
+
+
+def changed(change: bytes) -> bytes:
+    """The bytes of a file whose pickle makes a tensor and then changes it."""
+    return opcodes(pickled(tensor((10,), (1,), 100))[2:-1] + change)
+
+
+def long_integer(n: int) -> bytes:
+    data = n.to_bytes(n.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def many_keys(keys) -> bytes:
+    """The bytes of a file with a dict of these pickled keys."""
+    return opcodes(b"}(" + b"".join(key + b"N" for key in keys) + b"u")
+
+
+ONE_HASH = [long_integer(n * (2**61 - 1)) for n in range(1, 5001)]  # hash(n * (2**61 - 1)) = 0
+KEYS = "a key in it is no string or number"
 HOSTILE = {
+    "5,000 integers with one hash": (lambda: many_keys(ONE_HASH), KEYS),
+    "keys that are tuples": (lambda: many_keys([b"K\x01K\x02\x86", b"K\x02K\x01\x86"]), KEYS),
+    "a key that is no string, set alone": (lambda: opcodes(b"}NK\x01s"), KEYS),
+    "an ordered dict of pairs": (
+        lambda: opcodes(b"ccollections\nOrderedDict\n](](K\x01K\x02ee\x85R"),
+        "not what torch.save writes",
+    ),
+    "600,000 empty lists": (lambda: opcodes(b"]" * 600_000), "unfolds to more than the file holds"),
+    "an item set in a tensor": (lambda: changed(b"K\x00K\x05s"), "not what torch.save writes"),  # CVE-2026-24747
+    "items set in a tensor": (lambda: changed(b"(K\x00K\x05K\x01K\x06u"), "not what torch.save writes"),
+    "an item appended to a tensor": (lambda: changed(b"K\x05a"), "not what torch.save writes"),
+    "a tensor with other attributes": (lambda: changed(b"}b"), "not what torch.save writes"),
+    "a storage that is called": (lambda: opcodes(b"ctorch\nFloatStorage\nK\x09\x85R"), "not what torch.save writes"),
+    "a set, made by an opcode": (lambda: opcodes(b"\x8f"), "not what torch.save writes"),
     "code": (lambda: archive_of(pickled(Call(exec, "raise SystemExit")), {}), "more than plain data"),
     "code in a newer pickle protocol": (
         lambda: archive_of(pickled(Call(exec, "x"), protocol=4), {}),
-        "more than plain data",
+        "not what torch.save writes",
     ),
     "a builtin that takes memory": (lambda: archive_of(pickled(Call(bytearray, 10**12)), {}), "more than plain data"),
     "sparse": (lambda: torch_saved({"a": torch.eye(3).to_sparse()}), "more than plain data"),

@@ -1,6 +1,7 @@
 """Checkpoints: loaded as they were saved, exchanged with nanoGPT in both directions, refused when damaged."""
 
 import dataclasses
+import math
 import pickle
 
 import pytest
@@ -287,3 +288,53 @@ def test_a_corpus_id_that_the_tokenizer_lacks_is_refused(tiny_model, tmp_path):
     save_checkpoint(tmp_path / "ckpt.pt", model=tiny_model(vocab_size=64), **parts)
     with pytest.raises(UserError, match="its tokenizer has 3 ids, .* the largest id of its corpus is 3"):
         pretrained.load_model(str(tmp_path))
+
+
+def nothing_built(monkeypatch):
+    """Fails the test if a model of the file's size is built."""
+    monkeypatch.setattr(pretrained, "uninitialised", lambda config: pytest.fail(f"built {config}"))
+
+
+LAYERS = "10000 layers, at most 1000 are read"
+MISSHAPEN = {
+    "10,000 layers that share one number": (
+        lambda args, weights: (args | {"n_layer": 10_000}, {f"k{n}": torch.zeros(1) for n in range(10_000)}),
+        LAYERS,
+    ),
+    "1,000 layers that share one number": (
+        lambda args, weights: (args | {"n_layer": 1000}, {f"k{n}": torch.zeros(1) for n in range(1000)}),
+        "k0 is no weight of it",
+    ),
+    "a width that no weight has": (lambda args, w: (args | {"n_embd": 2**26}, w), r"not \[50304, 67108864\]"),
+    "a context that no weight has": (lambda args, w: (args | {"block_size": 2**40}, w), r"not \[1099511627776, 8\]"),
+    "True layers": (lambda args, w: (args | {"n_layer": True}, w), "no model has"),
+    "two layers and a half": (lambda args, w: (args | {"n_layer": 2.5}, w), "no model has"),
+    "no heads": (lambda args, w: (args | {"n_head": 0}, w), "no model has"),
+    "bytes": (lambda args, weights: (args, {k: w.byte() for k, w in weights.items()}), "is torch.uint8"),
+    "NaN": (lambda args, weights: (args, {k: w * math.nan for k, w in weights.items()}), "a number that is not finite"),
+    "another output table": (
+        lambda args, weights: (args, weights | {"lm_head.weight": weights["lm_head.weight"] + 1}),
+        "lm_head.weight differs from wte.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_weights_are_compared_with_the_config_before_a_model_is_built(tiny_model, tmp_path, monkeypatch, name):
+    """A file of 0.17 MB said 10,000 layers: 221 MB and 11 s, linear, so that 4 MB of names would take 5 GB."""
+    change, message = MISSHAPEN[name]
+    model = tiny_model(vocab_size=50304, n_embd=8)
+    shape = {k: v for k, v in dataclasses.asdict(model.config).items() if k != "gelu"}
+    args, weights = change(shape, dict(model.state_dict()))
+    nanogpt_file(tmp_path / "out" / "ckpt.pt", model, weights, model_args=args)
+    nothing_built(monkeypatch)
+    with pytest.raises(UserError, match=f"do not fit its model_args: .*{message}"):
+        pretrained.load_model(str(tmp_path / "out"))
+
+
+def test_an_unknown_gelu_is_refused(saved):
+    path, _ = saved()
+    content = torch.load(path, weights_only=True) | {"gelu": "foo"}
+    torch.save(content | {"checksums": checkpoint.checksums(content)}, path)
+    with pytest.raises(UserError, match="do not fit its model_args: no model has"):
+        pretrained.load_model(str(path.parent))

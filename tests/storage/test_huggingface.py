@@ -2,6 +2,8 @@
 
 import ast
 import json
+import math
+import os
 import re
 import shlex
 import shutil
@@ -106,6 +108,28 @@ def bad_index(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"wte.weight": "../../x.safetensors"}}')
 
 
+def nested_index(folder):
+    bad_index(folder)
+    (folder / "model.safetensors.index.json").write_text("[" * 200_000)
+
+
+def missing_part(folder):
+    bad_index(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"wte.weight": "x.safetensors"}}')
+
+
+def pipe(folder):
+    """A pipe was waited for without an end."""
+    missing_part(folder)
+    os.mkfifo(folder / "x.safetensors")
+
+
+def change_weight(folder, number):
+    stored = safetensors.torch.load_file(folder / "model.safetensors")
+    stored["transformer.h.1.ln_1.weight"][3] = number
+    safetensors.torch.save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -118,14 +142,20 @@ def bad_index(folder):
         (lambda f: change_config(f, n_embd="x"), "does not describe a GPT-2"),
         (lambda f: change_config(f, n_layer=2**40), "does not describe a GPT-2"),
         (lambda f: change_config(f, n_layer=2**30), "do not fit its config.json: 1073741824 layers"),
+        (lambda f: change_config(f, vocab_size=2**30), r"wte.weight is F32 \[97, 32\], not \[1073741824, 32\]"),
+        (lambda f: change_config(f, n_positions=2**30), r"wpe.weight is F32 \[\d+, 32\], not \[1073741824, 32\]"),
         (lambda f: change_config(f, n_layer=4), r"do not fit its config.json: h.3.ln_1.weight"),
         (lambda f: change_config(f, n_layer=2), r"do not fit its config.json: h.2"),
-        (lambda f: change_config(f, n_embd=64), r"wte.weight is torch.float32 \[97, 32\], not \[97, 64\]"),
+        (lambda f: change_config(f, n_embd=64), r"wte.weight is F32 \[97, 32\], not \[97, 64\]"),
         (lambda f: (f / "config.json").write_text("["), "does not describe a GPT-2"),
         (cut, "the weights in .* are damaged"),
         (huge_header, "the weights in .* are damaged"),
         (only_pickled, "pytorch_model.bin is a pickle, which is never read here; save the model as safetensors"),
         (bad_index, "index.json is damaged"),
+        (nested_index, "index.json is damaged"),
+        (missing_part, "cannot read .*x.safetensors: it is missing, or not a regular file"),
+        (pipe, "cannot read .*x.safetensors: it is missing, or not a regular file"),
+        (lambda f: change_weight(f, math.nan), "do not fit its config.json: .* holds a number that is not finite"),
     ],
 )
 def test_a_folder_that_holds_no_gpt2_gives_a_one_line_error(tmp_path, damage, message):
@@ -283,6 +313,15 @@ def test_a_model_with_another_tokenizer_is_refused(tmp_path):
         (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"merges": some}}))
         with pytest.raises(UserError, match="has a tokenizer of its own"):
             pretrained.load_base(str(tmp_path))
+
+
+def test_more_layers_than_any_model_has_are_refused_although_the_names_are_there(monkeypatch):
+    """A header of 100 MB may name a million tensors of one byte: config.json then asked for as many layers."""
+    config = {"n_layer": 2000, "n_head": 1, "n_embd": 1, "n_positions": 1, "vocab_size": 1}
+    shape = huggingface.shape_of(config)
+    monkeypatch.setattr(huggingface, "uninitialised", lambda config: pytest.fail("built"))
+    with pytest.raises(huggingface.Misfit, match="2000 layers"):
+        huggingface.fill(shape, {f"h.{n}.ln_1.weight": (None, "") for n in range(100_000)})
 
 
 def test_an_output_table_that_differs_from_the_input_table_is_refused(tmp_path):

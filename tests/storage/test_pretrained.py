@@ -106,3 +106,27 @@ def test_new_ids_are_those_that_the_base_was_not_trained_on(tuned):
     base = pretrained.load_base("base")
     assert base.new_ids([3, 4, 5, 6]) == [5, 6] and base.new_ids([0, 4]) == [] and base.new_ids(None) == []
     assert dataclasses.replace(base, corpus_ids=None).new_ids([3, 9]) == []  # unknown
+
+
+@pytest.mark.parametrize("rank", [3, 10**8, 2**62])
+def test_a_rank_that_the_weights_do_not_have_takes_no_memory(tuned, monkeypatch, rank):
+    """A file of 10 KB that said rank 3,000,000 took 1.5 GB before it was refused; 10**8 ended the process."""
+    content = checkpoint.read(Path("tuned/ckpt.pt"), parts=())
+    content["progress"] = dataclasses.replace(content["progress"], lora_rank=rank)
+    monkeypatch.setattr(lora, "attach", lambda *_: pytest.fail("built"))
+    with pytest.raises(UserError, match="the weights in .*ckpt.pt do not fit its model_args: .*lora_A is .*, not"):
+        pretrained.build_model(content, Path("tuned/ckpt.pt"))
+
+
+def test_ids_beyond_the_bases_table_are_refused(tuned):
+    content = checkpoint.read(Path("tuned/ckpt.pt"), parts=()) | {"corpus_ids": [0, 5, 7]}
+    with pytest.raises(UserError, match="do not fit its model_args"):
+        pretrained.build_model(content, Path("tuned/ckpt.pt"))
+
+
+@pytest.mark.parametrize("name", ["tuned", "tuned/ckpt.pt"])
+def test_a_base_that_is_the_checkpoint_itself_is_refused(tuned, name):
+    content = checkpoint.read(Path("tuned/ckpt.pt"), parts=())
+    content["progress"] = dataclasses.replace(content["progress"], base=dict(name="x", path=name, sha256="0"))
+    with pytest.raises(UserError, match="their base model is this file itself"):
+        pretrained.build_model(content, Path("tuned/ckpt.pt"))

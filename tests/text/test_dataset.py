@@ -1,6 +1,7 @@
 """A dataset holds the text that was prepared, and damage is found when it is read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -82,6 +83,27 @@ def test_documents_that_cannot_be_are_damage(prepare, data, change):
     change(meta["documents"][0])
     path.write_text(json.dumps(meta), encoding="utf-8")
     with pytest.raises(UserError, match="meta.json is damaged"):
+        Dataset("story")
+
+
+@pytest.mark.parametrize("change", [{"source": [1]}, {"characters": 10**400}, {"characters": -1}, {"tokens": True}])
+def test_values_that_no_preparation_writes_are_damage(prepare, data, change):
+    """They ended in an OverflowError while training, or an AttributeError in export.py."""
+    prepare()
+    path = data / "story" / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["sha256"]
+    (meta if "source" in change else meta["shards"][0]).update(change)
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(UserError, match="meta.json is damaged"):
+        Dataset("story")
+
+
+def test_a_pipe_in_the_place_of_meta_json_is_not_waited_for(prepare, data):
+    prepare()
+    (data / "story" / "meta.json").unlink()
+    os.mkfifo(data / "story" / "meta.json")
+    with pytest.raises(UserError, match="meta.json: meta.json is not a regular file"):
         Dataset("story")
 
 

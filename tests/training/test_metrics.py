@@ -66,8 +66,31 @@ def test_a_torn_last_line_is_skipped_and_a_whole_one_is_read(tmp_path, torn):
 
 def test_a_line_in_the_middle_that_is_no_json_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
-    with pytest.raises(UserError, match="is damaged: a line of it is not JSON"):
+    with pytest.raises(UserError, match="is damaged: a line of it is not a step with its figures"):
         metrics.read_metrics(tmp_path)
+
+
+LINES = ["5", "[1]", "null", '{"a": 1}', '{"step": "x"}', '{"step": 1, "loss": "x"}', '{"step": 1, "loss": [1, 2]}']
+LINES += ['{"step": 1, "loss": 1e999}', '{"step": 1, "loss": NaN}', '{"step": 1, "loss": null}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_other_json_is_an_error(tmp_path, line):
+    """plot.py ended with a TypeError, KeyError, ValueError or RecursionError."""
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match="is damaged: a line of it is not a step with its figures"):
+        metrics.read_metrics(tmp_path)
+
+
+def test_metrics_are_not_written_through_a_link(tmp_path):
+    """A stranger's out_dir had metrics.jsonl as a link to a file elsewhere, which a run then overwrote."""
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "metrics.jsonl").symlink_to("victim")
+    with pytest.raises(
+        UserError, match="cannot write .*metrics.jsonl: metrics.jsonl is a symbolic link, which is not followed"
+    ):
+        metrics.open_metrics(tmp_path, keep_bytes=0, wandb=None, tensorboard=False)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
 
 
 def test_a_timer_adds_up_each_kind_of_work_and_its_laps(monkeypatch):

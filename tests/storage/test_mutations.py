@@ -1,0 +1,161 @@
+"""Checkpoints of a stranger who can compute our checksums: each loads, or is refused by one line.
+
+A flipped byte ends at a checksum. Here the checksums are right, so that the mutations reach what is behind them. More
+of them, with the slowest and the largest: MUTATIONS=10000 pytest -s tests/storage/test_mutations.py
+"""
+
+import copy
+import os
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_archive import archive_of
+
+from llm.configurator import UserError
+from llm.reading.generate import allowed_ids, generate
+from llm.reading.reader import Reader
+from llm.storage import checkpoint, pretrained
+from llm.storage.archive import read_archive
+from llm.storage.progress import Progress
+
+TIMES = int(os.environ.get("MUTATIONS", 100))
+MEASURED = "MUTATIONS" in os.environ and Path("/proc/self/clear_refs").exists()
+EDGES = [
+    0,
+    -1,
+    1,
+    7,
+    True,
+    2**31,
+    2**62,
+    2**63,
+    -(2**63),
+    10**400,
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "\0",
+    "\ud800",
+]
+EDGES += ["../x", "\x1b[2J", "0", [], {}, None, [[]], {"a": {}}, (), "a" * 10_000]
+TENSORS = [torch.zeros(1), torch.tensor(0), torch.zeros(0), torch.zeros(3, 5), torch.full((7, 8), float("nan"))]
+TENSORS += [torch.zeros(7, 8, dtype=dtype) for dtype in (torch.bool, torch.int64, torch.float16, torch.float64)]
+JUNK = st.one_of(
+    st.sampled_from([*EDGES, *TENSORS]),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(-1, 9), max_size=9),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)
+worst = {"files": 0, "seconds": 0.0, "megabytes": 0.0}
+
+
+@pytest.fixture(scope="module")
+def good(tiny_model, tmp_path_factory):
+    """(a folder, the content of a checkpoint without its checksums, the pickle in its file)."""
+    folder = tmp_path_factory.mktemp("mutations")
+    save_checkpoint(
+        folder / "good.pt",
+        model=tiny_model(vocab_size=7, n_embd=8, n_layer=1),
+        progress=Progress(iter_num=3, position=[0, 1], text_sha256="0", scaler={"scale": 1.0}, baseline={"loss": 1.0}),
+        config={"dataset": "x"},
+        tokenizer_description={"kind": "characters", "characters": "abcdefg"},
+        corpus_ids=[1, 2],
+    )
+    with zipfile.ZipFile(folder / "good.pt") as archive:
+        pickled = archive.read(archive.infolist()[0])
+    content = torch.load(folder / "good.pt", weights_only=True)
+    del content["checksums"]
+    yield folder, content, pickled
+    print(f"\n{worst['files']:,} files: slowest {worst['seconds']:.3f} s, most memory {worst['megabytes']:.1f} MB")
+
+
+def peak() -> float:
+    """Most memory that this process took since the last call, in MB."""
+    if not MEASURED:
+        return 0.0
+    megabytes = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return megabytes
+
+
+def one_line_or_nothing(read) -> None:
+    """Nothing but a UserError of one line may come out, within a second of CPU time and few MB."""
+    before, began = (peak(), peak())[1], time.process_time()
+    try:
+        read()
+    except UserError as e:
+        assert "\n" not in str(e) and len(str(e)) < 1000
+    seconds, megabytes = time.process_time() - began, peak() - before
+    worst["files"], worst["seconds"] = worst["files"] + 1, max(worst["seconds"], seconds)
+    worst["megabytes"] = max(worst["megabytes"], megabytes)
+    assert seconds < 1 and megabytes < 20  # CPU time; the files have 20 KB
+
+
+def places(content, above=()) -> list[tuple]:
+    """The path of keys to each part of nested dicts, lists and tuples."""
+    found = []
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else []
+    for key, part in pairs:
+        found += [(*above, key), *places(part, (*above, key))]
+    return found
+
+
+def use(path: Path) -> None:
+    """What sample.py does with a checkpoint."""
+    model, encoder, info = pretrained.load_model(str(path.parent), path.name)
+    reader = Reader(model, allowed_ids(info.corpus_ids, encoder.vocab_size), torch.float32)
+    encoder.decode([token for _, token in generate(reader, [1], max_new_tokens=3)])
+    checkpoint.read(path, checkpoint.PARTS, mmap=False)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=TIMES, suppress_health_check=list(HealthCheck))
+def test_a_checkpoint_with_another_value_and_right_checksums(good, data):
+    folder, content, _ = good
+    changed = copy.deepcopy(content)
+    *above, key = data.draw(st.sampled_from(places(content)))
+    parent = changed
+    for step in above:
+        parent = parent[step]
+    if data.draw(st.integers(0, 5)) == 0:
+        del parent[key]
+    else:
+        parent[key] = data.draw(JUNK)
+    try:
+        changed["checksums"] = checkpoint.checksums(changed)
+    except UnicodeEncodeError:  # a lone surrogate: whoever made the file has other code
+        changed["checksums"] = {}
+    torch.save(changed, folder / "ckpt.pt")
+    one_line_or_nothing(lambda: use(folder / "ckpt.pt"))
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=TIMES, suppress_health_check=list(HealthCheck))
+def test_a_pickle_with_other_bytes_in_a_whole_zip_file(good, data):
+    folder, _, pickled = good
+    changed = bytearray(pickled)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, other = data.draw(st.integers(0, len(changed) - 1)), data.draw(st.integers(0, len(changed) - 20))
+        kind = data.draw(st.sampled_from(["byte", "insert", "delete", "repeat"]))
+        if kind == "byte":
+            changed[at] = data.draw(st.integers(0, 255))
+        elif kind == "insert":
+            changed[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+        elif kind == "delete":
+            del changed[at : at + data.draw(st.integers(1, 9))]
+        else:
+            changed[at:at] = changed[other : other + 20] * data.draw(st.integers(1, 50))
+    (folder / "ckpt.pt").write_bytes(archive_of(bytes(changed), {str(n): bytes(4000) for n in range(40)}))
+    for mmap in (False, True):
+        one_line_or_nothing(lambda mmap=mmap: read_archive(folder / "ckpt.pt", mmap=mmap))
