@@ -1,12 +1,16 @@
 """What a run does with the files of an earlier one, and with a dataset that changes while it trains."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import losses, written_and_stopped_at
+from conftest import OTHER, STORY, losses, written_and_stopped_at
 
 from llm import train
 from llm.storage import checkpoint
+from llm.text import dataset, tokenizer
+from llm.training.batches import Batches
 from llm.training.metrics import read_metrics
 from llm.training.stopping import StopRule
 
@@ -69,3 +73,30 @@ def test_a_run_that_no_longer_keeps_the_best_goes_on_from_the_latest(learn, prep
     learn(**settings, max_iters=6, init_from="resume")
     assert names("out") >= {"ckpt.pt", "ckpt_best.pt"} and "ckpt_last.pt" not in names("out")
     assert checkpoint.read(checkpoint.latest("out"), ())["iter_num"] == 6
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_dataset_may_be_changed_or_removed_while_a_run_trains(learn, data, monkeypatch, capsys, in_memory):
+    """A large text was read from the new files, or ended in a traceback when they were gone."""
+    if not in_memory:
+        monkeypatch.setattr(dataset, "IN_MEMORY", 0)
+    settings = dict(block_size=128, max_iters=6, eval_interval=3)
+    whole = learn(out_dir="whole", **settings)
+    report = json.loads(Path("whole/recall.json").read_text())
+    next_batch, n_batches = Batches.next, []
+
+    def change_dataset(self):
+        n_batches.append(1)
+        if len(n_batches) == 3:
+            options = dict(val_fraction=0.0, source={}, train_command=None)
+            dataset.write_dataset(data / "story", STORY[6000:9000] + OTHER, tokenizer.gpt2(), **options)
+        elif len(n_batches) == 5:
+            shutil.rmtree(data / "story")
+        return next_batch(self)
+
+    monkeypatch.setattr(Batches, "next", change_dataset)
+    capsys.readouterr()
+    lines = learn(**settings)
+    assert [line.get("loss") for line in lines] == [line.get("loss") for line in whole] and len(n_batches) == 6
+    assert json.loads(Path("out/recall.json").read_text()) == report
+    assert "recall@50/50" in capsys.readouterr().out
