@@ -1,6 +1,7 @@
 """What a run prints and opens before its loop, and what it prints after it."""
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -85,6 +86,7 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
         keep_best=run.keep_best,
         enabled=rt.is_main,
     )
+    run.stop.interrupt.describe_unsaved = functools.partial(describe_unsaved, run)
     if run.progress.base and not run.progress.baseline:
         options = dict(allowed=run.allowed, rt=rt.measuring(), batch_size=run.batches.B)
         run.progress.baseline = finish.baseline(run.model, run.data, **options)
@@ -174,6 +176,17 @@ def close_run(run: Run, resume_command: str) -> int:
         baseline=progress.baseline,
     )
     return 0
+
+
+def describe_unsaved(run: Run) -> str:
+    """What is lost if the run ends without saving: what is done, and what the latest checkpoint on the disk holds."""
+    n_layer = run.model.config.n_layer
+    try:
+        saved = checkpoint.read(checkpoint.latest(str(run.out_dir)), parts=())["progress"]
+        words = describe_work(saved, n_layer)
+    except UserError:
+        words = "nothing"
+    return f"ended without saving; done: {describe_work(run.progress, n_layer)}, saved in {run.out_dir}: {words}"
 
 
 def describe_work(progress: Progress, n_layer: int) -> str:
