@@ -15,13 +15,14 @@ from llm.storage import checkpoint
 from llm.text import tokenizer
 from llm.training import saving, writing_phase
 from llm.training.metrics import read_metrics
+from llm.training.stopping import StopRule
 
 TEXT = STORY[:1200]
 SHAPE = dict(n_layer=1, n_embd=16, block_size=16, batch_size=2, dropout=0.1)
 SHORT = SHAPE | dict(dataset="letters", max_iters=2, eval_interval=1)
 BEST = SHAPE | dict(dataset="held", max_iters=4, eval_interval=2, always_save_checkpoint=False)
 WRITTEN = dict(dataset="verse", n_layer=3, n_head=4, n_embd=128, block_size=128, weights="written", max_iters=None)
-WRITTEN |= dict(target_recall=0.99)
+WRITTEN |= dict(target_recall=0.99, lr_decay_iters=2, eval_interval=2)
 
 
 @pytest.fixture
@@ -84,9 +85,15 @@ def test_a_run_that_crashed_at_any_operation_goes_on_to_the_same_end(learn, lett
 
 
 @pytest.mark.slow
-def test_a_run_that_crashed_while_writing_goes_on_to_the_same_end(learn, prepare, disk, monkeypatch):
+@pytest.mark.parametrize("n_written", [3, 5, 99])
+def test_a_run_that_crashed_while_writing_goes_on_to_the_same_end(learn, prepare, disk, monkeypatch, n_written):
+    """After the blocks, after two more rounds of the last one, and where gradient descent takes over."""
     prepare("verse", STORY[:2400])
     monkeypatch.setattr(writing_phase, "SAVE_INTERVAL", -1)
+    reached = StopRule.target_reached
+    monkeypatch.setattr(
+        StopRule, "target_reached", lambda self, model: self.progress.n_written >= n_written and reached(self, model)
+    )
     assert check_crashes(learn, disk, WRITTEN) > 15
 
 
