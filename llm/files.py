@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from llm.configurator import UserError
+from llm.runtime import notice
 
 try:
     import fcntl
@@ -97,20 +98,28 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     UserError, with the number of the other process, if the folder is already locked.
     """
-    with open_regular(folder / ".lock", "a+b") as f:
+    with contextlib.ExitStack() as stack:
         try:
-            if fcntl:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            f.seek(0)
-            process = f.read(100).decode(errors="replace")
-            raise UserError(
-                f"out_dir={folder} is being written to by another training (process {process or 'unknown'}); wait "
-                "until it has ended, stop it, or type another --out_dir"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        f.truncate(0)
-        f.write(str(os.getpid()).encode())
-        f.flush()
+            f = stack.enter_context(open_regular(folder / ".lock", "a+b", buffering=0))
+            lock(f, folder)
+            f.truncate(0)
+            f.write(str(os.getpid()).encode())
+        except OSError as e:
+            raise UserError(f"cannot write {folder / '.lock'}: {e.strerror}; type another --out_dir") from None
         yield
+
+
+def lock(f: BinaryIO, folder: Path) -> None:
+    """Lock the folder by its open file .lock, if the system can. UserError if another process has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        f.seek(0)
+        process = f.read(100).decode(errors="replace")
+        raise UserError(
+            f"out_dir={folder} is being written to by another training (process {process or 'unknown'}); wait "
+            "until it has ended, stop it, or type another --out_dir"
+        ) from None
+    except OSError as e:
+        notice(f"{folder} cannot be locked ({e.strerror}): start no second training there")

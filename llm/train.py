@@ -136,9 +136,8 @@ def train(cfg: Settings, resume_command: str = "") -> int:
 def learn(run: Run, cfg: Settings) -> None:
     """The training loop. It ends with the latest state saved (or with the reason why not in run.saver.error)."""
     saved_at = run.progress.iter_num if run.resumed else None  # evaluated and saved already, before it was resumed
-    if run.progress.n_written is not None:
-        writing_phase.write_text(run)
-        saved_at = None
+    if run.progress.n_written is not None and run.progress.iter_num == 0:
+        saved_at = None if writing_phase.write_text(run) else 0
     while True:
         with run.timer.measure("measuring"):
             run.stop.check_recall(run.model, run.val_loss if run.data.val else None)

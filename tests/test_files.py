@@ -64,6 +64,15 @@ def test_a_locked_folder_is_refused_until_it_is_released_even_by_an_error(tmp_pa
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with locked_folder(tmp_path):
+        assert "cannot be locked (No locks available): start no second training there" in capsys.readouterr().err
+
+
 def test_without_fcntl_folders_are_not_locked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
     with locked_folder(tmp_path), locked_folder(tmp_path):

@@ -17,16 +17,14 @@ Files are read by torch's restricted loader: no code in them is ever run.
 import dataclasses
 import hashlib
 import math
-import os
 from pathlib import Path
 
 import torch
 
 from llm.configurator import UserError
-from llm.files import atomic_file, open_regular, remove_temporary_files
+from llm.files import atomic_file, open_regular, sync_folder
 from llm.model import GPT
 from llm.network.lora import adapters
-from llm.runtime import notice
 from llm.storage.archive import read_archive
 from llm.storage.progress import Progress
 
@@ -169,19 +167,13 @@ def resumable(out_dir: Path) -> bool:
 def make_out_dir(out_dir: Path) -> None:
     """Create out_dir. UserError if it cannot be written to."""
     try:
+        missing = [folder for folder in (out_dir, *out_dir.parents) if not folder.exists()]
         out_dir.mkdir(parents=True, exist_ok=True)
         open_regular(out_dir / ".lock", "ab").close()
+        for folder in missing:
+            sync_folder(folder.parent)
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
-
-
-def clear_out_dir(out_dir: Path, *, resumed: bool) -> None:
-    """Remove what a killed process left half-written; a new run moves an earlier run's checkpoint aside."""
-    remove_temporary_files(out_dir, "ckpt*.pt")
-    if not resumed and (out_dir / "ckpt.pt").exists():
-        os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_previous.pt")
-        (out_dir / "ckpt_last.pt").unlink(missing_ok=True)
-        notice(f"{out_dir} held an earlier run: its checkpoint is now ckpt_previous.pt")
 
 
 def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:

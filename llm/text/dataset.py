@@ -5,9 +5,11 @@ are shards: flat little-endian uint16 token ids, exactly as nanoGPT's. A large c
 train_00001.bin, ...), which are read as one sequence, with no more memory than a small one needs.
 """
 
+import contextlib
 import hashlib
 import json
 import re
+import weakref
 from itertools import chain
 from pathlib import Path
 
@@ -145,7 +147,7 @@ def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
 class Split:
     """The token ids of one part ("train" or "val") of a dataset, as one sequence; len() is their number.
 
-    Parts of up to IN_MEMORY bytes are read once and kept; of larger ones, only what is asked for is read.
+    Parts of up to IN_MEMORY bytes are read once. Files of larger ones stay open: preparing anew does not change them.
     """
 
     def __init__(
@@ -163,11 +165,13 @@ class Split:
         characters: of the text, 0 = unknown; sha256: of all shards, None = unknown; documents: None = one, untitled.
         """
         self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
-        self.paths = [path for path, _ in files]
         self.ends = np.cumsum([n_tokens for _, n_tokens in files])
-        self._ids = ids
+        self._ids, stack = ids, contextlib.ExitStack()
+        self._files = [stack.enter_context(open(path, "rb")) for path, _ in files]  # noqa: SIM115
+        weakref.finalize(self, stack.close)
         if ids is None and len(self) * DTYPE.itemsize <= IN_MEMORY:
             self._ids = self.tokens(0, len(self))
+            stack.close()
         self.documents = documents or documents_of({}, len(self))
 
     @classmethod
@@ -196,15 +200,15 @@ class Split:
         if self._ids is not None:
             return self._ids[start:stop]
         pieces = []
-        for path, end, n_tokens in zip(self.paths, self.ends, np.diff(self.ends, prepend=0), strict=True):
+        for file, end, n_tokens in zip(self._files, self.ends, np.diff(self.ends, prepend=0), strict=True):
             first = max(start, end - n_tokens)
             if first < min(stop, end):  # a memory map that stays open would grow with all that was read
-                offset = int(first - (end - n_tokens)) * DTYPE.itemsize
-                pieces.append(np.fromfile(path, DTYPE, count=int(min(stop, end) - first), offset=offset))
+                file.seek(int(first - (end - n_tokens)) * DTYPE.itemsize)
+                pieces.append(np.frombuffer(file.read(int(min(stop, end) - first) * DTYPE.itemsize), DTYPE))
         ids = np.concatenate(pieces).astype(np.int64)
         if ids.max(initial=0) >= self.vocab_size:
             raise UserError(
-                f"{self.paths[0].parent}: id {ids.max()} near token {start:,} is beyond the vocabulary of "
+                f"{Path(self._files[0].name).parent}: id {ids.max()} near token {start:,} is beyond the vocabulary of "
                 f"{self.vocab_size}; prepare the dataset anew"
             )
         return ids

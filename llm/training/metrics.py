@@ -28,8 +28,7 @@ class Metrics:
         """keep_bytes: length of an existing file that belongs to this (resumed) run; the rest is dropped."""
         self.path, self.unwritten = out_dir / METRICS, b""  # unwritten: lines that a full disk refused
         self.file = open_regular(self.path, "ab", buffering=0)  # closed by __exit__
-        self.written = min(keep_bytes, self.file.seek(0, 2))
-        self.file.truncate(self.written)
+        self.written = min(keep_bytes, self.file.seek(0, 2))  # the first line that is written truncates it to this
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
 
     def write(self, step: int, **figures: float | None) -> None:
@@ -48,14 +47,16 @@ class Metrics:
                 self.tensorboard.add_scalar(name, value, step)
 
     def _flush(self) -> None:
-        """Write the unwritten lines, all or none of them."""
-        try:
-            if self.file.write(self.unwritten) != len(self.unwritten):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            self.file.truncate(self.written)
-            raise
+        """Write the unwritten lines. A part that an earlier try has written is dropped first."""
+        self.file.truncate(self.written)
+        if self.file.write(self.unwritten) != len(self.unwritten):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written, self.unwritten = self.written + len(self.unwritten), b""
+
+    def rewind(self, length: int) -> None:
+        """Drop the lines after this length; the file loses them with the next line or `sync`."""
+        self.unwritten = self.unwritten[: max(0, length - self.written)]
+        self.written = min(self.written, length)
 
     @property
     def length(self) -> int:

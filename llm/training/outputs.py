@@ -1,22 +1,27 @@
 """What a run prints and opens before its loop, and what it prints after it."""
 
 import contextlib
+import functools
+import itertools
 import math
+import os
 import sys
+from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llm import runtime
 from llm.configurator import UserError, command
-from llm.reading.recall import recall_obstacle
+from llm.files import remove_temporary_files, sync_folder
+from llm.reading.recall import figures_path, recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
 from llm.training import finish, start
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
-from llm.training.metrics import clock, describe_loss, open_metrics
+from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
 from llm.training.run import Run
 from llm.training.saving import Saver
 
@@ -67,7 +72,7 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
         devices = [rt.device] if rt.device.type == "cuda" else None
         run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
     if rt.is_main:
-        checkpoint.clear_out_dir(run.out_dir, resumed=run.resumed)
+        begin_folder(run.out_dir, resumed=run.resumed, keep_best=run.keep_best)
         services = dict(wandb=wandb, tensorboard=tensorboard)
         run.log = stack.enter_context(open_metrics(run.out_dir, keep_bytes=run.progress.metrics_bytes, **services))
     run.start_timing()
@@ -81,12 +86,49 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
         keep_best=run.keep_best,
         enabled=rt.is_main,
     )
+    run.stop.interrupt.describe_unsaved = functools.partial(describe_unsaved, run)
     if run.progress.base and not run.progress.baseline:
         options = dict(allowed=run.allowed, rt=rt.measuring(), batch_size=run.batches.B)
         run.progress.baseline = finish.baseline(run.model, run.data, **options)
     if not run.resumed:
         with run.timer.measure("saving"):
             run.saver.write("ckpt_init.pt")
+
+
+def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:
+    """Remove what a killed process left half-written, and put aside what this run would overwrite. UserError."""
+    try:
+        remove_temporary_files(out_dir, "ckpt*.pt")
+        if not resumed:
+            put_aside(out_dir)
+        elif not keep_best and (out_dir / "ckpt_last.pt").is_file():
+            if (out_dir / "ckpt.pt").is_file():
+                os.replace(out_dir / "ckpt.pt", out_dir / "ckpt_best.pt")
+                notice(f"from now on, ckpt.pt in {out_dir} is the latest state; the best until now is ckpt_best.pt")
+            os.replace(out_dir / "ckpt_last.pt", out_dir / "ckpt.pt")
+            sync_folder(out_dir)
+    except OSError as e:
+        raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
+
+
+def put_aside(out_dir: Path) -> None:
+    """Move the files of an earlier run into out_dir/previous_N, which is an out_dir that every script can use.
+
+    What a run leaves that has saved nothing but its first weights is its figures: those weights are made again.
+    """
+    names = [METRICS, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
+    if checkpoint.resumable(out_dir):
+        names = ["ckpt.pt", "ckpt_last.pt", "ckpt_init.pt", *names]
+    names = [name for name in names if (out_dir / name).is_file() and (out_dir / name).stat().st_size]
+    if not names:
+        return
+    folder = next(f for n in itertools.count(1) if not (f := out_dir / f"previous_{n}").exists())
+    folder.mkdir()
+    for name in names:
+        os.replace(out_dir / name, folder / name)
+    for changed in (folder, out_dir):  # after a power cut, in either of them
+        sync_folder(changed)
+    notice(f"{out_dir} held an earlier run: its files are now in {folder}; delete them if you do not need them")
 
 
 def print_losses(run: Run) -> int:
@@ -134,6 +176,17 @@ def close_run(run: Run, resume_command: str) -> int:
         baseline=progress.baseline,
     )
     return 0
+
+
+def describe_unsaved(run: Run) -> str:
+    """What is lost if the run ends without saving: what is done, and what the latest checkpoint on the disk holds."""
+    n_layer = run.model.config.n_layer
+    try:
+        saved = checkpoint.read(checkpoint.latest(str(run.out_dir)), parts=())["progress"]
+        words = describe_work(saved, n_layer)
+    except UserError:
+        words = "nothing"
+    return f"ended without saving; done: {describe_work(run.progress, n_layer)}, saved in {run.out_dir}: {words}"
 
 
 def describe_work(progress: Progress, n_layer: int) -> str:

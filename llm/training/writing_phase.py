@@ -67,24 +67,26 @@ def enlarged(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTCon
     return dataclasses.replace(config, n_layer=max(n, config.n_layer), n_head=n, n_embd=n * size)
 
 
-def write_text(run: Run) -> None:
+def write_text(run: Run) -> bool:
     """Write the text into the model, going on where a resumed run stopped; run.stop.errors is set if that suffices.
 
-    If it does not, the run's model is what gradient descent begins with: look-back weights. After a signal, what is
-    written of the text is saved by the loop that follows.
+    If it does not, the run's model is what gradient descent begins with: look-back weights. Returns whether the model
+    is to be evaluated: not if a signal ended it, nor if a resumed run had ended and nothing was to be added.
     """
     progress, n_layer = run.progress, run.model.config.n_layer
-    if progress.iter_num or run.stop.target is None:
-        return
+    evaluated_at = progress.n_written if progress.stop_reason else None
+    if run.stop.target is None:
+        return evaluated_at is None
     tokens = torch.from_numpy(run.data.train.tokens(0, len(run.data.train)).astype(np.int64))
     while True:
         again = progress.n_written >= n_layer
         if again:
             with run.timer.measure("measuring"):
                 if run.stop.target_reached(run.model):
-                    return
+                    return progress.n_written != evaluated_at
             if progress.n_written == n_layer + ROUNDS:
                 break
+        progress.stop_reason = ""  # a run that had ended goes on, because its settings ask for more
         with run.timer.measure("writing"):
             finished = writing.write(
                 run.model,
@@ -98,8 +100,11 @@ def write_text(run: Run) -> None:
                 interrupted=run.stop.interrupted,
             )
         if not finished:
-            return
+            if run.log:  # the figures of the block that a resumed run writes anew
+                run.log.rewind(progress.metrics_bytes)
+            return False
     give_up(run)
+    return True
 
 
 def report(run: Run, step: writing.Step) -> None:
@@ -113,9 +118,11 @@ def report(run: Run, step: writing.Step) -> None:
 def save_block(run: Run, n_written: int) -> None:
     """Note that so many blocks are written, each further round counting as one; save if that took long."""
     run.progress.n_written = n_written
+    run.progress.metrics_bytes = run.log.length if run.log else 0
     if run.rt.is_main and run.seconds() - run.progress.seconds > SAVE_INTERVAL:  # progress.seconds: at the latest save
         with run.timer.measure("saving"):
             run.saver.save_latest()
+            run.saver.warn()
 
 
 def give_up(run: Run) -> None:

@@ -242,14 +242,6 @@ def test_model_args_are_only_nanogpts(saved):
     assert set(torch.load(saved()[0], weights_only=True)["model_args"]) == names
 
 
-def test_a_new_run_keeps_an_earlier_runs_checkpoint_as_previous(saved, capsys):
-    path, _ = saved()
-    saved("ckpt_last.pt")
-    checkpoint.clear_out_dir(path.parent, resumed=False)
-    assert [p.name for p in path.parent.iterdir()] == ["ckpt_previous.pt"]
-    assert "its checkpoint is now ckpt_previous.pt" in capsys.readouterr().err
-
-
 def test_a_failed_save_leaves_the_old_file_and_no_temporary_file(saved, monkeypatch):
     path, _ = saved()
     old = path.read_bytes()

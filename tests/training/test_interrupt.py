@@ -169,22 +169,30 @@ def no_exit(monkeypatch):
     monkeypatch.setattr(interrupt.os, "_exit", exit)
 
 
-def test_a_second_ctrl_c_ends_the_run_in_the_middle_of_a_step_without_saving(learn, monkeypatch, no_exit, tmp_path):
-    """The signals come with micro-batches 3 and 5 of the first update, which has 8."""
+@pytest.mark.parametrize(
+    "step, told",
+    [(0, "done: 0 updates, saved in out: nothing"), (3, "done: 3 updates, saved in out: 2 updates")],
+)
+def test_a_second_ctrl_c_ends_the_run_in_the_middle_of_a_step_and_says_what_is_lost(
+    learn, monkeypatch, no_exit, tmp_path, step, told
+):
+    """The signals come with micro-batches 3 and 5 of an update, which has 8."""
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    next_batch, batches = Batches.next, []
+    next_batch, batches, lines = Batches.next, [], []
+    monkeypatch.setattr(Interrupt, "_tell", staticmethod(lines.append))
 
     def next_and_interrupt(self):
         batches.append(next_batch(self))
-        if len(batches) in (3, 5):
+        if len(batches) - 8 * step in (3, 5):
             signal.raise_signal(signal.SIGINT)
         return batches[-1]
 
     monkeypatch.setattr(Batches, "next", next_and_interrupt)
     with pytest.raises(Exit) as exit:
-        learn(out_dir="out", gradient_accumulation_steps=8)
-    assert exit.value.args == (130,) and len(batches) == 5
-    assert [path.name for path in (tmp_path / "out").glob("ckpt*")] == ["ckpt_init.pt"]
+        learn(out_dir="out", gradient_accumulation_steps=8, eval_interval=2)
+    assert exit.value.args == (130,) and len(batches) == 8 * step + 5
+    assert (tmp_path / "out" / "ckpt.pt").exists() == (step > 0)
+    assert lines == [FINISHING.format("Ctrl-C"), f"ended without saving; {told}"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +223,8 @@ def test_a_second_signal_ends_the_program_only_if_a_person_has_sent_it(
         except Exit as exit:
             exits += exit.args
     assert exits == ([] if status is None else [status]) and interrupted.signal == first
-    assert capfd.readouterr().err == FINISHING.format(interrupted.name) + "\n"
+    said = [FINISHING.format(interrupted.name)] + ["ended without saving"] * len(exits)
+    assert capfd.readouterr().err.splitlines() == said
     assert [signal.getsignal(number) for number in interrupt.NAMES] == handlers
 
 
@@ -231,7 +240,10 @@ def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_unlocks_it(s
     first.finish()
     learn(out_dir="out", max_iters=1)
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl"} and saved_step(tmp_path / "out") == 1
+    assert (
+        left == {".lock", "ckpt.pt", "ckpt_init.pt", "metrics.jsonl", "previous_1"}
+        and saved_step(tmp_path / "out") == 1
+    )
 
 
 def test_two_ranks_go_on_after_ctrl_c(start, tmp_path):

@@ -63,7 +63,8 @@ def test_the_same_seed_writes_the_same_and_another_seed_something_else(learn, ve
 def test_a_run_that_was_interrupted_while_writing_goes_on_to_the_same_model(
     learn, verse, monkeypatch, capsys, steps_before
 ):
-    learn(**WRITTEN, out_dir="whole")
+    """Weights and figures; the interrupted run evaluated before it saved, and kept the figures of half a block."""
+    whole_lines = learn(**WRITTEN, out_dir="whole")
     steps = []
     interrupted, report = StopRule.interrupted, writing_phase.report
     monkeypatch.setattr(writing_phase, "report", lambda run, step: steps.append(step) or report(run, step))
@@ -78,10 +79,11 @@ def test_a_run_that_was_interrupted_while_writing_goes_on_to_the_same_model(
     assert "blocks were written in" in capsys.readouterr().err
     monkeypatch.setattr(StopRule, "interrupted", interrupted)
     assert checkpoint.read(Path("halves/ckpt.pt"), ())["iter_num"] == 0
-    learn(**WRITTEN, out_dir="halves", init_from="resume")
+    lines = learn(**WRITTEN, out_dir="halves", init_from="resume")
     whole, halves = weights("whole"), weights("halves")
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
-    learn(**WRITTEN, out_dir="halves", init_from="resume")  # it has ended: nothing is written again
+    lines_again = learn(**WRITTEN, out_dir="halves", init_from="resume")  # it has ended: nothing is written again
+    assert timeless(lines_again) == timeless(lines) == timeless(whole_lines)
     again = weights("halves")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
