@@ -160,10 +160,7 @@ class Split:
         sha256: str | None = None,
         documents: list[Document] | None = None,
     ):
-        """files: (path, number of tokens) of each shard; ids: the tokens themselves if they are in no file.
-
-        characters: of the text, 0 = unknown; sha256: of all shards, None = unknown; documents: None = one, untitled.
-        """
+        """files: (path, number of tokens) of each shard; ids: the tokens, if in no file; the others describe the text."""
         self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
         self.ends = np.cumsum([n_tokens for _, n_tokens in files])
         self._ids, stack = ids, contextlib.ExitStack()

@@ -113,7 +113,7 @@ def check_failure(learn, disk, number, lasting, settings, whole):
         learn(out_dir="out", **settings)
     except UserError as error:
         assert "\n" not in str(error) and "Input/output error" in str(error)
-    failed = disk.operations[number]
+    failed = disk.operations[number : number + 1]  # [] if an error before it ended the run
     disk.fail(None)
     learn(out_dir="out", init_from="auto", **settings)
     assert state("out") == whole, failed
