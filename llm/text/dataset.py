@@ -160,7 +160,7 @@ class Split:
         sha256: str | None = None,
         documents: list[Document] | None = None,
     ):
-        """files: (path, number of tokens) of each shard; ids: the tokens, if in no file; the others describe the text."""
+        """files: (path, number of tokens) of each shard; ids: the tokens, if in no file; the rest describes them."""
         self.vocab_size, self.characters, self.sha256 = vocab_size, characters, sha256
         self.ends = np.cumsum([n_tokens for _, n_tokens in files])
         self._ids, stack = ids, contextlib.ExitStack()
