@@ -19,13 +19,10 @@ from llm.network.look_back import POSITION_RMS, TOKEN_STD, rotation, set_positio
 
 SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first and in the later blocks
 NEAR = 7  # tokens that the first block's heads look back, at most
-FARTHEST = 0.3  # weight of the farthest token that the first block copies; the nearest has 1
+FARTHEST = 0.1  # weight of the farthest token that the first block copies; the nearest has 1
 DEEP = 8  # blocks from which on two later blocks copy, not one
-LATER_SIZES = (
-    0.1,
-    0.2,
-)  # length of what a later block adds, relative to the residual stream, below DEEP and from it on
-FURTHER_STRIDE = 3  # tokens between those that the last block that copies copies
+LATER_SIZES = (0.1, 0.2)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
+FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies
 
 
 def copying_obstacle(config: GPTConfig) -> str:
