@@ -101,9 +101,13 @@ class Reader:
         self.config, self.dtype, self.device = model.config, dtype, model.lm_head.weight.device
         parts = model.transformer
         self.wte, self.wpe, self.ln_f = parts.wte.weight.detach(), parts.wpe.weight.detach(), norm(parts.ln_f)
-        self.blocks = [
-            (norm(block.ln_1), product(block.attn.c_attn), product(block.attn.c_proj))
-            + (norm(block.ln_2), product(block.mlp.c_fc, model.config.gelu), product(block.mlp.c_proj))
+        self.blocks = [  # a written model's attention is silent in most blocks, and not computed there
+            (
+                (norm(block.ln_1), product(block.attn.c_attn), product(block.attn.c_proj))
+                if block.attn.c_proj.weight.any() or block.attn.c_proj.bias is not None
+                else None,
+                (norm(block.ln_2), product(block.mlp.c_fc, model.config.gelu), product(block.mlp.c_proj)),
+            )
             for block in parts.h
         ]
         self.allowed, self.book_ids = allowed.tolist(), book_ids
@@ -170,8 +174,10 @@ class Reader:
     def _blocks(self, idx: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
         """The last block's output (..., C) for idx (...). attend(layer, qkv): (..., 3C) -> (..., C)."""
         x = F.embedding(self.rows_of(idx), self.wte) + F.embedding(positions, self.wpe)
-        for layer, (ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj) in enumerate(self.blocks):
-            x = x + attn_c_proj(attend(layer, c_attn(F.layer_norm(x, *ln_1))))
+        for layer, (attention, (ln_2, c_fc, mlp_c_proj)) in enumerate(self.blocks):
+            if attention:
+                ln_1, c_attn, attn_c_proj = attention
+                x = x + attn_c_proj(attend(layer, c_attn(F.layer_norm(x, *ln_1))))
             x = x + mlp_c_proj(c_fc(F.layer_norm(x, *ln_2)))
         return x
 
