@@ -19,8 +19,8 @@ from llm.network.look_back import POSITION_RMS, TOKEN_STD, rotation, set_positio
 
 SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first and in the later blocks
 NEAR = 7  # tokens that the first block's heads look back, at most
-FARTHEST = 0.1  # weight of the farthest token that the first block copies; the nearest has 1
 DEEP = 8  # blocks from which on two later blocks copy, not one
+FARTHEST = (0.1, 0.3)  # weight of the farthest token that the first block copies, the nearest's is 1: below DEEP, above
 LATER_SIZES = (0.1, 0.2)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
 FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies
 
@@ -77,9 +77,8 @@ def set_copying_heads(model: GPT) -> None:
     position = math.sqrt(c.n_embd * share / (share + length**2))  # length of a position as the first block reads it
     offsets = near_offsets(c.n_head)
     farthest = max(1, offsets[-1] - 1)
-    sizes = [
-        length / math.sqrt(size * offsets.count(offset)) * FARTHEST ** ((offset - 1) / farthest) for offset in offsets
-    ]
+    decay = FARTHEST[c.n_layer >= DEEP] ** (1 / farthest)
+    sizes = [length / math.sqrt(size * offsets.count(offset)) * decay ** (offset - 1) for offset in offsets]
     set_heads(transformer.h[0], offsets, sizes, SHARPNESS[0], position, subspace, frequencies, None)
 
 

@@ -30,7 +30,7 @@ from llm.text.tokenizer import Tokenizer
 
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
-MAX_WINDOWS = 2000  # of a whole measurement
+MAX_WINDOWS = 1000  # of a whole measurement
 MAX_CHARACTER_WINDOWS = 500  # of the measurement by characters, which needs a pass of its own
 SAMPLE_WINDOWS = 64  # of an estimate during training
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read

@@ -18,7 +18,7 @@ from llm.reading.recall import figures_path, recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
-from llm.training import finish, start
+from llm.training import finish, start, writing_phase
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
@@ -53,6 +53,8 @@ def describe_length(run: Run) -> str:
     epochs = expected * run.tokens_per_iter / len(run.data.train)
     updates = f"{expected:,} updates of {run.tokens_per_iter:,} tokens, {epochs:,.1f} epochs"
     if run.progress.n_written is not None and not stop.last_step:
+        if len(run.data.train) > writing_phase.GRADIENT_TOKENS:
+            return "to be written in closed form"
         return f"to be written in closed form; if that falls short of target_recall, about {updates} follow"
     if expected < stop.max_iters:
         return f"about {updates}; at most {stop.max_iters:,} updates"
@@ -160,7 +162,7 @@ def close_run(run: Run, resume_command: str) -> int:
         if peak := runtime.peak_memory(run.rt.device):
             took += f", memory at most {peak / 1e9:.1f} GB"
         print(f"{done}{reason} ({took})")
-    if stop.target and stop.errors is None:
+    if stop.target and stop.errors is None and not stop.given_up:
         longer = max(1, math.ceil(run.settings[run.length_setting] * 1.5))
         notice(f"target_recall={stop.target.goal} was not reached; train longer with --{run.length_setting}={longer}")
     finish.report_knowledge(

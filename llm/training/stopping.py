@@ -40,6 +40,7 @@ class StopRule:
         self.target_loss, self.patience = target_loss, patience
         self.check_interval = max(1, max_iters // N_CHECKS)  # updates
         self.errors: np.ndarray | None = None  # in every window of the text, once target_recall is reached
+        self.given_up = ""  # why the run ends although its target is not reached
 
     @property
     def last_step(self) -> bool:
@@ -64,6 +65,9 @@ class StopRule:
         While more windows wait for replay than may fail, checks are four times as rare: they would fail.
         evaluate_val: val_loss of the model now, None = nothing is held out.
         """
+        if self.given_up:
+            self.progress.stop_reason = self.given_up
+            return
         if self.target and self.errors is None and self._check_is_due():
             self.errors = self.target.errors_if_reached(model)
         if self.errors is not None:

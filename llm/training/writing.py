@@ -83,8 +83,8 @@ def write(
     """Write a text into a model with copying heads, in place. False if `interrupted` ended it.
 
     tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
-    the same arguments. again: all blocks are written already, and the last one takes as many steps again, on top of
-    what it holds. block_written(n) is called when n blocks are written: from there a call can go on.
+    the same arguments. again: all blocks are written already, and the last one takes half as many steps again, on top
+    of what it holds. block_written(n) is called when n blocks are written: from there a call can go on.
 
     Several ranks share the windows and add their sums, so that all of them hold the same model.
     """
@@ -92,7 +92,8 @@ def write(
     blocks = model.transformer.h
     n_steps = steps_per_block(len(tokens), len(blocks), model.config.n_embd)
     first_block = len(blocks) - 1 if again else first_block
-    total = n_steps * (LAST_BLOCK if again else len(blocks) - 1 + LAST_BLOCK)
+    n_last = n_steps * (LAST_BLOCK // 2 if again else LAST_BLOCK)
+    total = n_last if again else n_steps * (len(blocks) - 1) + n_last
     solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
     copies_later = later_offsets(len(blocks), model.config.n_head)
     for n, block in enumerate(blocks):
@@ -103,7 +104,7 @@ def write(
             copy_further(model, n, solver.mean_norm(), generator)
         if n == 0 or n in copies_later:
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
-        steps = n_steps * (LAST_BLOCK if n + 1 == len(blocks) else 1)
+        steps = n_last if n + 1 == len(blocks) else n_steps
         if n >= first_block:
             units = block.mlp.c_fc.weight if again else solver.hidden_units(block, generator)
             if not solver.write_block(n, block, units, steps, generator):
@@ -123,6 +124,20 @@ def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     for start in range(0, len(total), size):
         rows = slice(start, start + size)
         total[rows, : rows.stop] += (a[:, rows].T @ b[:, : rows.stop]).float()
+
+
+def solution(gram: torch.Tensor, rhs: torch.Tensor, ridge: float) -> torch.Tensor:
+    """D (F, C) of (gram + ridge * mean of its diagonal) D = rhs, both float64; gram (F, F) is changed.
+
+    The sums of a short text are rounded more than they are regular: then the ridge becomes larger.
+    """
+    size = float(gram.diagonal().mean())
+    while True:
+        gram.diagonal().add_(ridge * size)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if not failed:
+            return torch.cholesky_solve(rhs, factor)
+        ridge *= 3
 
 
 class Solver:
@@ -215,9 +230,7 @@ class Solver:
         if not first and known == n and n_doubtful <= SETTLED * n:
             self.settled = True
             return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0
-        gram.diagonal().add_(RIDGE * len(gram) / n * gram.diagonal().mean())
-        factor = torch.linalg.cholesky(self.exact(gram))
-        D = self.rt.share(torch.cholesky_solve(self.exact(rhs), factor).float().to(self.rt.device))
+        D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
         if first:
             size = FIRST_SIZE * self.mean_norm() / self.rt.sum(float(sample.d.norm(dim=1).sum()))[0]

@@ -15,8 +15,9 @@ from llm.training import start, writing
 from llm.training.run import Run
 from llm.training.writing_shape import enough_blocks, enough_parameters
 
-ROUNDS = 3  # in which the last block may go on if the text is not known well enough
+ROUNDS = 4  # in which the last block may go on if the text is not known well enough
 ENOUGH = 0.75  # share of the parameters that a text needs from which on it is worth trying
+GRADIENT_TOKENS = 60_000  # of a text that gradient descent learns in minutes; of a longer one, what is written is kept
 SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
 
 
@@ -70,8 +71,9 @@ def enlarged(config: GPTConfig, n_tokens: int, max_n_embd: int | None) -> GPTCon
 def write_text(run: Run) -> bool:
     """Write the text into the model, going on where a resumed run stopped; run.stop.errors is set if that suffices.
 
-    If it does not, the run's model is what gradient descent begins with: look-back weights. Returns whether the model
-    is to be evaluated: not if a signal ended it, nor if a resumed run had ended and nothing was to be added.
+    If it does not, the run ends there if the text is long; else its model is what gradient descent begins with:
+    look-back weights. Returns whether the model is to be evaluated: not if a signal ended it, nor if a resumed run had
+    ended and nothing was to be added.
     """
     progress, n_layer = run.progress, run.model.config.n_layer
     evaluated_at = progress.n_written if progress.stop_reason else None
@@ -85,7 +87,11 @@ def write_text(run: Run) -> bool:
                 if run.stop.target_reached(run.model):
                     return progress.n_written != evaluated_at
             if progress.n_written == n_layer + ROUNDS:
-                break
+                if len(tokens) <= GRADIENT_TOKENS:
+                    give_up(run)
+                    return True
+                run.stop.given_up = f"target_recall={run.stop.target.goal} is out of reach of writing in this shape"
+                return progress.n_written != evaluated_at
         progress.stop_reason = ""  # a run that had ended goes on, because its settings ask for more
         with run.timer.measure("writing"):
             finished = writing.write(
@@ -103,8 +109,6 @@ def write_text(run: Run) -> bool:
             if run.log:  # the figures of the block that a resumed run writes anew
                 run.log.rewind(progress.metrics_bytes)
             return False
-    give_up(run)
-    return True
 
 
 def report(run: Run, step: writing.Step) -> None:

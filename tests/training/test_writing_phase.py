@@ -115,6 +115,23 @@ def test_where_writing_falls_short_gradient_descent_begins_from_look_back_weight
     assert [line["loss"] for line in lines if "loss" in line] == [line["loss"] for line in look_back if "loss" in line]
 
 
+def test_what_is_written_of_a_long_text_is_kept_although_it_falls_short(learn, verse, monkeypatch, capsys):
+    monkeypatch.setattr(writing_phase, "GRADIENT_TOKENS", 0)
+    monkeypatch.setattr(writing_phase.writing, "LAST_BLOCK", 0)
+    monkeypatch.setattr(writing_phase, "ROUNDS", 1)
+    lines = learn(**WRITTEN)
+    out, err = capsys.readouterr()
+    assert "target_recall=0.99 is out of reach of writing in this shape" in out and "train longer" not in err
+    assert lines[-1]["step"] == 0 and lines[-1]["recall"] < 0.99
+    assert json.loads(Path("out/recall.json").read_text())["windows"] > 0
+    kept = weights()
+    learn(**WRITTEN, init_from="resume")
+    again = weights()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    learn(**WRITTEN | {"target_recall": 0.01}, init_from="resume")
+    assert "recall@50/50 has reached 0.01" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
