@@ -227,9 +227,9 @@ def test_the_tale_keeps_its_name(type_learn, data):
     [
         (2, (4, 256, 1)),
         (128, (4, 256, 127)),
-        (129, (4, 256, 128)),
-        (8975, (4, 256, 128)),
-        (learn.SHORT_TEXT, (4, 256, 128)),
+        (129, (6, 256, 128)),
+        (8975, (6, 256, 128)),
+        (learn.SHORT_TEXT, (6, 256, 128)),
         (learn.SHORT_TEXT + 1, (6, 384, 256)),
         (10**6, (6, 384, 256)),
     ],
@@ -241,9 +241,9 @@ def test_the_config_follows_from_the_length_of_the_text(n_tokens, shape):
 
 def test_what_is_typed_wins_over_the_config(type_learn, prepare):
     prepare("story", TEXT)
-    typed = dict(target_recall=None, n_head=8, seed=5, unwrap=False)
+    typed = dict(target_recall=None, n_head=16, seed=5, unwrap=False)
     cfg = learn.train_settings("story", typed)
-    assert (cfg.target_recall, cfg.n_head, cfg.seed, cfg.n_layer, cfg.out_dir) == (None, 8, 5, 4, "out-story")
+    assert (cfg.target_recall, cfg.n_head, cfg.seed, cfg.n_layer, cfg.out_dir) == (None, 16, 5, 6, "out-story")
     assert cfg.init_from == "auto" and cfg.dataset == "story"
     assert learn.train_settings("story", typed | {"init_from": "gpt2", "out_dir": "x"}).init_from == "gpt2"
 

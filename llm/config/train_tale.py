@@ -13,7 +13,7 @@ dataset = "tale"
 eval_interval = 100
 
 # a small model: on disk, the 50,304-row table is four fifths of its 16 million parameters
-n_layer = 4
+n_layer = 6
 n_head = 8  # eight copy tokens from further back than four, which tells repeated passages apart
 n_embd = 256
 block_size = 128  # recall@50/50 needs 99
