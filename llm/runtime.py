@@ -198,6 +198,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... and shrink the heap only when 2 GiB at its end are free
 
 
+def return_freed_memory() -> None:
+    """Return to the system what keep_freed_memory has kept: after work whose blocks have ever new sizes."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Free memory of the device in bytes; None if unknown."""
     if device.type == "cuda":

@@ -36,7 +36,8 @@ import torch.nn.functional as F
 
 from llm.model import GPT, Block
 from llm.network.copying_heads import copy_further, later_offsets, without_positions
-from llm.runtime import Runtime, seed_for
+from llm.runtime import Runtime, return_freed_memory, seed_for
+from llm.training.least_squares import add_product, solution
 from llm.training.writing_rows import Chunk, chunks_of
 from llm.training.writing_search import Sample, with_others
 from llm.training.writing_shape import LAST_BLOCK, steps_per_block
@@ -49,7 +50,6 @@ RIDGE = 0.03  # times hidden units per row, times the mean of the diagonal
 FLOOR = 0.005  # doubt about a token that is known for certain
 CERTAIN = 0.9999  # probability of a token from which on it adds nothing to the gradient
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
-GRAM_PARTS = 4  # in which the matrix is summed: its upper triangle costs nothing
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
 N_SAMPLED = 1000  # rows that the search looks at
@@ -115,29 +115,8 @@ def write(
         elif not again:
             solver.steps_done += steps
         solver.add(lambda x, block=block: block.mlp(block.ln_2(x)))
+        return_freed_memory()
     return True
-
-
-def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add a' b to the lower triangle of total (F, F) in place, for a product that is symmetric; a, b (N, F)."""
-    size = -(-len(total) // GRAM_PARTS)
-    for start in range(0, len(total), size):
-        rows = slice(start, start + size)
-        total[rows, : rows.stop] += (a[:, rows].T @ b[:, : rows.stop]).float()
-
-
-def solution(gram: torch.Tensor, rhs: torch.Tensor, ridge: float) -> torch.Tensor:
-    """D (F, C) of (gram + ridge * mean of its diagonal) D = rhs, both float64; gram (F, F) is changed.
-
-    The sums of a short text are rounded more than they are regular: then the ridge becomes larger.
-    """
-    size = float(gram.diagonal().mean())
-    while True:
-        gram.diagonal().add_(ridge * size)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if not failed:
-            return torch.cholesky_solve(rhs, factor)
-        ridge *= 3
 
 
 class Solver:

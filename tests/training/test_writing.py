@@ -13,6 +13,7 @@ from llm.model import GPTConfig
 from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.training import writing, writing_rows, writing_shape
+from llm.training.least_squares import add_product, solution
 from llm.training.writing_search import Sample
 
 SHAPE = dict(n_layer=3, n_head=4, n_embd=64, block_size=64, bias=False, vocab_size=60, dropout=0.0, gelu="tanh")
@@ -238,5 +239,17 @@ def test_a_symmetric_product_is_summed_in_parts():
     a, weights = torch.randn(50, 13), torch.rand(50)
     total = torch.zeros(13, 13)
     for _ in range(2):
-        writing.add_product(total, a * weights[:, None], a)
+        add_product(total, a * weights[:, None], a)
     assert torch.allclose(total.tril(), 2 * (a.T * weights @ a).tril(), atol=1e-4)
+
+
+def test_a_matrix_that_rounding_makes_indefinite_gets_a_larger_ridge():
+    torch.manual_seed(0)
+    rows = torch.randn(40, 60, dtype=torch.float64)
+    gram, rhs = rows.T @ rows, torch.randn(60, 3, dtype=torch.float64)
+    gram -= 1e-3 * torch.eye(60, dtype=torch.float64)  # 20 eigenvalues are negative now
+    found = solution(gram.clone(), rhs, ridge=1e-6)
+    assert torch.isfinite(found).all()
+    regular = gram + 1e-2 * torch.eye(60, dtype=torch.float64)
+    expected = torch.linalg.solve(regular + 0.1 * regular.diagonal().mean() * torch.eye(60, dtype=torch.float64), rhs)
+    assert torch.allclose(solution(regular.clone(), rhs, ridge=0.1), expected)
