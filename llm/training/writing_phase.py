@@ -84,7 +84,7 @@ def write_text(run: Run) -> bool:
             with run.timer.measure("measuring"):
                 if run.stop.target_reached(run.model):
                     return progress.n_written != evaluated_at
-            if progress.n_written == n_layer + ROUNDS:
+            if progress.n_written >= n_layer + ROUNDS:
                 break
         progress.stop_reason = ""  # a run that had ended goes on, because its settings ask for more
         with run.timer.measure("writing"):
