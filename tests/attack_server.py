@@ -7,7 +7,8 @@
     python tests/attack_server.py fuzz --seconds=600
 
 Each attack starts a server of its own, with a small random model or a copy of that in out_dir, and prints one line of
-figures for each thing that it tries. The attacks are functions of a running server; tests/serving/test_attacks.py runs them in small.
+figures for each thing that it tries. The attacks are functions of a running server; tests/serving/test_attacks.py runs
+them in small.
 """
 
 import collections
