@@ -5,7 +5,6 @@ import io
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from conftest import TINY, save_checkpoint
 
@@ -24,21 +23,18 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """Standard output, a terminal: getvalue() is what was sent to it."""
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stdout", screen)
-    return screen
+def sent(monkeypatch, output, function, *arguments, **options) -> str:
+    """What a function sends to this standard output."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        function(*arguments, **options)
+    return output.getvalue()
 
 
-def test_a_text_goes_to_a_file_as_it_is_and_to_a_terminal_with_escapes(terminal, monkeypatch):
+def test_a_text_goes_to_a_file_as_it_is_and_to_a_terminal_with_escapes(monkeypatch):
     text = f"Ünïcödé 日本\t{ESCAPE}\r\nend"
-    show(text, end="")
-    assert terminal.getvalue() == f"Ünïcödé 日本\t{SHOWN}\\r\nend"
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    show(text)
-    assert sys.stdout.getvalue() == text + "\n"
+    assert sent(monkeypatch, Terminal(), show, text, end="") == f"Ünïcödé 日本\t{SHOWN}\\r\nend"
+    assert sent(monkeypatch, io.StringIO(), show, text) == text + "\n"
 
 
 def test_a_title_in_a_book_is_shown(data, tmp_path, capsys):
@@ -63,7 +59,7 @@ def test_what_a_checkpoint_says_of_its_run_is_shown(learn, capsys):
     assert visible(said.out + said.err) == said.out + said.err
 
 
-def test_what_a_model_draws_is_shown(terminal, data, tiny_model, tmp_path, monkeypatch):
+def test_what_a_model_draws_is_shown(data, tiny_model, tmp_path, monkeypatch):
     """A model that strangers made may draw any character; into a file, the text goes as it was drawn."""
     characters = tokenizer.characters("a\x1b\x9b\u202e")
     model = tiny_model(vocab_size=characters.vocab_size, n_embd=8)
@@ -76,9 +72,5 @@ def test_what_a_model_draws_is_shown(terminal, data, tiny_model, tmp_path, monke
         corpus_ids=list(range(characters.vocab_size)),
     )
     cfg = sample.Settings(out_dir=str(tmp_path), start="a", temperature=2.0, max_new_tokens=60, device="cpu")
-    sample.main(cfg)
-    drawn = terminal.getvalue()
-    assert visible(drawn) == drawn and r"\x1b" in drawn
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    sample.main(cfg)
-    assert "\x1b" in sys.stdout.getvalue() and visible(sys.stdout.getvalue()) == drawn
+    shown, drawn = (sent(monkeypatch, output(), sample.main, cfg) for output in (Terminal, io.StringIO))
+    assert "\x1b" in drawn and visible(drawn) == shown
