@@ -68,11 +68,10 @@ from llm.settings import (  # noqa: F401  (the types are part of this module's i
     settings_of,
     words_setting,
 )
+from llm.terminal import visible
 
 DASHES = "-–—"  # some editors replace two hyphens by a dash
 HELP = ("--help", "-h")
-# of terminals, of the direction of writing, and halves of characters; not tabs and line ends
-CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class UserError(Exception):
@@ -225,11 +224,6 @@ def help_for(cls: type, doc: str | None, script: str, argv: list[str], program: 
     return help_text(cls, doc, program or f"python {quoted(from_here(script))}", assigned, note)
 
 
-def visible(message: str) -> str:
-    """The message with escapes instead of control characters, which a terminal obeys: names in files may hold them."""
-    return re.sub(CONTROLS, lambda found: ascii(found[0])[1:-1], message)
-
-
 def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -> int:
     """Run main and return the exit status: main's own or 0, 1 for a UserError, 130 for Ctrl-C."""
     script, *argv = sys.argv
@@ -240,7 +234,9 @@ def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -
         script_folder = PACKAGE if program else Path(script).resolve().parent
         result = main(load_settings(cls, argv, script_folder=script_folder))
         return result if type(result) is int else 0
-    except UserError as error:
+    except (UserError, PermissionError) as error:  # whatever it was that may not even be looked for
+        if isinstance(error, PermissionError):
+            error = f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}"
         if os.environ.get("RANK", "0") == "0":  # all of torchrun's processes make the same mistake: print it once
             print(f"{program or Path(script).name}: error: {visible(str(error))}", file=sys.stderr)
         return 1

@@ -96,12 +96,16 @@ def remove_temporary_files(folder: Path, pattern: str) -> None:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Lock the folder; the system releases the lock even if the process is killed.
 
-    UserError, with the number of the other process, if the folder is already locked.
+    Locked are the file .lock, which holds the number of this process, and the folder itself, in case somebody removes
+    the file. UserError, with the number of the other process, if one of them is already locked.
     """
     with contextlib.ExitStack() as stack:
         try:
             f = stack.enter_context(open_regular(folder / ".lock", "a+b", buffering=0))
-            lock(f, folder)
+            if fcntl:
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                lock(f, descriptor, folder)
             f.truncate(0)
             f.write(str(os.getpid()).encode())
         except OSError as e:
@@ -109,11 +113,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def lock(f: BinaryIO, folder: Path) -> None:
-    """Lock the folder by its open file .lock, if the system can. UserError if another process has locked it."""
+def lock(f: BinaryIO, descriptor: int, folder: Path) -> None:
+    """Lock a folder's open file .lock and its own descriptor, if the system can. UserError if another process has."""
     try:
-        if fcntl:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock_folder(descriptor)
     except (BlockingIOError, PermissionError):
         f.seek(0)
         process = f.read(100).decode(errors="replace")
@@ -123,3 +127,12 @@ def lock(f: BinaryIO, folder: Path) -> None:
         ) from None
     except OSError as e:
         notice(f"{folder} cannot be locked ({e.strerror}): start no second training there")
+
+
+def flock_folder(descriptor: int) -> None:
+    """Lock an open folder. Network file systems lock only what is open for writing, which no folder can be."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno != errno.EBADF:
+            raise

@@ -172,8 +172,8 @@ def prepare_dataset(cfg: Settings, prepare_settings: dict[str, Any]) -> str:
     except OSError as error:
         raise UserError(f"cannot write to {from_here(folder)}: {error.strerror}") from None
     except UserError:  # as of a text that is too short: it has no dataset, and its name is free
-        (folder / RECORD).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
+            (folder / RECORD).unlink(missing_ok=True)
             folder.rmdir()
         raise
     return name

@@ -27,6 +27,7 @@ from llm.reading.load import load_reader
 from llm.reading.prompt import encode_prompt
 from llm.reading.recall import CONTROL_TEXT
 from llm.sample import SamplingSettings
+from llm.terminal import show
 from llm.text.formats import read_text
 from llm.text.scripts import mostly_spaceless
 
@@ -86,7 +87,7 @@ def probe_book(continue_prompt: Callable[[str], str], book_index: BookIndex, see
             n_right += 1
         n_recited += n_right == N_WORDS
         mistake = "" if n_right == N_WORDS else f" ... {' '.join(words[max(0, n_right - 3) :][:6])}"
-        print(f"{n_right:>4} words: {prompt}{mistake}")
+        show(f"{n_right:>4} words: {prompt}{mistake}")
     return f"prompts of the book: {n_recited} of {len(prompts)} continue as it does, for {N_WORDS} words"
 
 
@@ -97,7 +98,7 @@ def probe_others(continue_prompt: Callable[[str], str], book_index: BookIndex) -
         text = continue_prompt(prompt)
         cited, total = sum(span.words for span in book_index.spans(text)), len(split_words(text))
         n_cited, n_total = n_cited + cited, n_total + total
-        print(f"{cited / max(1, total):>4.0%} of the words: {prompt}")
+        show(f"{cited / max(1, total):>4.0%} of the words: {prompt}")
     share = n_cited / max(1, n_total)
     return f"other prompts: {share:.1%} of the words stand in the book, in spans of {MIN_WORDS} or more"
 

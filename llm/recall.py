@@ -18,6 +18,7 @@ from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
 from llm.runtime import notice
 from llm.storage.pretrained import load_model
+from llm.terminal import visible
 from llm.text.dataset import Dataset
 
 
@@ -50,7 +51,7 @@ def main(cfg: Settings) -> None:
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on
         names = dict(checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)
         recall.write(info.path.parent, figures, **names)
-    print("\n".join(lines))
+    print(visible("\n".join(lines)))
 
 
 if __name__ == "__main__":

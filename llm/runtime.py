@@ -26,7 +26,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from llm.configurator import NonNegativeInt, UserError, visible
+from llm.configurator import NonNegativeInt, UserError
+from llm.terminal import visible
 
 
 @dataclass(frozen=True)

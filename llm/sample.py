@@ -36,6 +36,7 @@ from llm.reading.prompt import encode_prompt, prompt_notice
 from llm.reading.reader import MAX_BATCH
 from llm.reading.shelf import encode_in_book
 from llm.runtime import notice
+from llm.terminal import show
 from llm.text.formats import read_text
 
 SEPARATOR = "---------------"  # between samples
@@ -140,20 +141,20 @@ class Writer:
         first, *others = continuations
         live = self.book_index is None  # whether the first is printed as it is drawn
         if live:
-            print(prompt, end="", flush=True)
+            show(prompt, end="")
         try:
             while any(continuation.finish_reason is None for continuation in continuations):
                 new_text = step(self.model.reader, continuations)[0]
                 if live and new_text:
-                    print(new_text, end="", flush=True)
+                    show(new_text, end="")
         finally:
             seconds = time.perf_counter() - began
             rest = first.flush()
-            print(rest if live else self.with_citations(prompt + first.text), flush=True)
+            show(rest if live else self.with_citations(prompt + first.text))
             for continuation in others:
                 continuation.flush()
                 print(SEPARATOR)
-                print(self.with_citations(prompt + continuation.text), flush=True)
+                show(self.with_citations(prompt + continuation.text))
             n_tokens = sum(len(continuation.tokens) for continuation in continuations)
             notice(f"{n_tokens:,} tokens in {seconds:.1f} s, {n_tokens / seconds:,.0f} tokens/s")
 

@@ -55,7 +55,7 @@ def load_service(cfg: Settings) -> Service:
     rt = runtime.start(cfg, use="sample")
     return Service(
         Path(cfg.out_dir).resolve().name,
-        load_reader(cfg.out_dir, cfg.checkpoint_name, rt=rt, seed=cfg.seed, copy_weights=True),
+        load_reader(cfg.out_dir, cfg.checkpoint_name, rt=rt, seed=cfg.seed),
         max_prompt_tokens=cfg.max_prompt_tokens,
         max_new_tokens=cfg.max_new_tokens,
         max_waiting=cfg.queue,

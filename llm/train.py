@@ -351,7 +351,7 @@ def optimizers_of(
         checkpoint.restore_optimizers(optimizers, begin.checkpoint, begin.path)
     scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
     if begin.progress.scaler:
-        scaler.load_state_dict(begin.progress.scaler)
+        checkpoint.restore_scaler(scaler, begin.progress.scaler, begin.path)
     return optimizers, scaler
 
 

@@ -3,10 +3,12 @@
     python tests/attack_server.py                 # all but load and fuzz, about two minutes
     python tests/attack_server.py idle stall      # some of them
     python tests/attack_server.py load --seconds=120
+    python tests/attack_server.py load --out_dir=llm/out-tale
     python tests/attack_server.py fuzz --seconds=600
 
-Each attack starts a server of its own, with a small random model, and prints one line of figures for each thing that it
-tries. The attacks are functions of a running server; tests/serving/test_attacks.py runs them in small.
+Each attack starts a server of its own, with a small random model or a copy of that in out_dir, and prints one line of
+figures for each thing that it tries. The attacks are functions of a running server; tests/serving/test_attacks.py runs
+them in small.
 """
 
 import collections
@@ -33,6 +35,7 @@ from conftest import STORY, save_trained
 
 from llm.configurator import PACKAGE
 from llm.model import GPT, GPTConfig
+from llm.storage import pretrained
 from llm.text import dataset, tokenizer
 
 COMPLETIONS = "/v1/completions"
@@ -492,10 +495,19 @@ def fuzz(start, seconds: float = 600) -> None:
         print(f"memory {server.memory()} MB, samples {server.jobs()}, stderr {server.stderr[-3:]}")
 
 
-def make_served(folder: Path) -> Path:
-    """A copy of the package with a dataset, and folder/out with a small random model of it; returns serve.py."""
+def make_served(folder: Path, out_dir: str | None) -> Path:
+    """A copy of the package with a dataset, and folder/out with a model of it; returns serve.py.
+
+    out_dir: of a trained model, whose dataset is prepared here; None = a small random model.
+    """
     package = folder / "checkout" / "llm"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.bin", "out", "out-*", "__pycache__"))
+    if out_dir:
+        (folder / "out").mkdir()
+        shutil.copy(Path(out_dir) / "ckpt.pt", folder / "out")
+        name = pretrained.load_model(out_dir)[2].dataset
+        shutil.copytree(dataset.DATA / name, package / "data" / name, dirs_exist_ok=True)
+        return package / "serve.py"
     dataset.DATA, encoder = package / "data", tokenizer.gpt2()
     dataset.write_dataset(dataset.DATA / "served", STORY, encoder, val_fraction=0, source={}, train_command=("x",))
     shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=64, bias=False, vocab_size=50304, dropout=0.0, gelu="tanh")
@@ -542,10 +554,11 @@ ATTACKS = {f.__name__: f for f in (prompts, cite, large, idle, stall, leave, mes
 
 def main(arguments: list[str]) -> None:
     options = dict(argument.removeprefix("--").split("=") for argument in arguments if argument.startswith("--"))
+    out_dir = options.pop("out_dir", None)
     options = {name: float(value) for name, value in options.items()}
     names = [argument for argument in arguments if not argument.startswith("--")]
     with tempfile.TemporaryDirectory() as folder:
-        script = make_served(Path(folder))
+        script = make_served(Path(folder), out_dir)
         for name in names or [name for name in ATTACKS if name not in ("load", "fuzz")]:
             print(f"-- {name}: {' '.join(ATTACKS[name].__doc__.split())}", flush=True)
             ATTACKS[name](lambda **changes: started(script, Path(folder), **changes), **options)

@@ -142,7 +142,7 @@ def wait_for_moment(moment: str, process: subprocess.Popen, log: Log, out_dir: P
 def kills(trainer: Trainer, times: int = 200) -> None:
     """SIGKILL at random instants: at start-up, while it trains, evaluates (every 10 updates) or saves (as often)."""
     random.seed(1)
-    in_a_save = went_on = finished = 0
+    in_training = in_a_save = went_on = finished = 0
     kinds, lives = Counter(), []
     while kinds.total() < times:
         settings, name = RUNS[finished % len(RUNS)] | dict(LENGTH, seed=finished), f"run{finished}"
@@ -162,15 +162,18 @@ def kills(trainer: Trainer, times: int = 200) -> None:
                 break
             assert status == -signal.SIGKILL, f"status {status}: {log.text()[-2000:]}"
             kinds[moment] += 1
+            in_training += bool(log.steps())
             in_a_save += any((trainer.folder / name).glob(".ckpt*.tmp"))
             lives.append((trainer.step(name) or 0) - (expected or 0))
         must_equal(trainer.state(f"{name}-whole"), trainer.state(name))
         finished += 1
         print(f"run {finished}: equal after {kinds.total()} kills in all", flush=True)
     print(
-        f"kills survived: {kinds.total()} ({', '.join(f'{n} at {kind}' for kind, n in kinds.items())}), {in_a_save} of "
-        f"them inside a save; updates saved in a life: {min(lives)} to {max(lives)}"
+        f"kills survived: {kinds.total()} ({', '.join(f'{n} at {kind}' for kind, n in kinds.items())}); {in_training} "
+        f"interrupted training, {in_a_save} of all were inside a save; updates saved in a life: {min(lives)} to "
+        f"{max(lives)}"
     )
+    assert 2 * in_training >= kinds.total(), "too few kills interrupted training"
     check_restarts(went_on, kinds.total())
 
 

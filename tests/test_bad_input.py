@@ -4,6 +4,8 @@ The scripts run as a user runs them, in a folder that has the datasets story (GP
 and out/, a model that learned story. TMP is that folder.
 """
 
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -425,29 +427,70 @@ def folder(tmp_path, data, prepare, tiny_model, monkeypatch):
     return tmp_path
 
 
+MINE, TALE = ("data/book/prepare.py", "--input=mine.txt"), "data/tale/prepare.py"
 FORBIDDEN = [
     ("sample.py", OUT, "out/ckpt.pt", 0, "cannot read out/ckpt.pt: Permission denied"),
+    (*MINE, "mine.txt", 0, "mine.txt cannot be read (Permission denied)"),
+    ("train.py", OUT, "out", 0o500, "cannot write to out_dir=out: Permission denied; type another --out_dir"),
+    ("train.py", OUT, "out", 0, "cannot write to out_dir=out: Permission denied; type another --out_dir"),
+    # a folder in which nothing can be looked for: some versions of Python take that for an empty one
+    ("train.py", OUT, "data/story", 0, ""),
+    ("sample.py", OUT, "out", 0, ""),
+    ("learn.py", "mine.txt", "data", 0, "data/mine: Permission denied"),
+    ("recall.py", OUT, "data/story/train.bin", 0, "cannot read or write TMP/data/story/train.bin: Permission denied"),
+    (*MINE, "data", 0o500, "cannot write to data/mine: Permission denied"),
+    (*MINE, "data", 0, "cannot write to data/mine: Permission denied"),
     (
         "data/book/prepare.py",
         "--input=mine.txt",
-        "mine.txt",
-        0,
-        "mine.txt cannot be read (Permission denied)",
+        "data/mine",
+        0o500,
+        "cannot write TMP/data/mine/train.bin: Permission denied",
     ),
-    ("train.py", OUT, "out", 0o500, "cannot write to out_dir=out: Permission denied; type another --out_dir"),
+    (
+        "data/tale/prepare.py",
+        "--val_fraction=0",
+        "data/tale",
+        0o500,
+        "cannot write TMP/data/tale/train.bin: Permission denied",
+    ),
+    ("learn.py", "mine.txt", "data", 0o500, "cannot write to data/mine: Permission denied"),
 ]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read and write everything")
+@contextlib.contextmanager
+def obeying_permissions():
+    """Without root's rights to read and write everything, if this is root: Linux has a bit for each of them."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets):
+        pytest.skip("root may read and write everything")
+    before, sets[0] = sets[0], sets[0] & ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    libc.capset(header, sets)
+    try:
+        yield
+    finally:
+        sets[0] = before
+        libc.capset(header, sets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="permissions differ elsewhere")
 @pytest.mark.parametrize("script, option, path, mode, line", FORBIDDEN)
 def test_what_may_not_be_read_or_written_is_told(folder, monkeypatch, capsys, script, option, path, mode, line):
     (folder / "mine.txt").write_text("word " * 50)
+    if not (folder / path).exists():
+        (folder / path).mkdir()
+    mode_before = (folder / path).stat().st_mode
     (folder / path).chmod(mode)
     options = {"train.py": ["--dataset=story", *TINY], "data/book/prepare.py": ["--dataset=mine"]}
     monkeypatch.setattr(sys, "argv", [str(PACKAGE / script), option, *options.get(script, [])])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended, obeying_permissions():
         runpy.run_path(str(PACKAGE / script), run_name="__main__")
-    assert line in capsys.readouterr().err and ended.value.code == 1
+    (folder / path).chmod(mode_before)
+    said = capsys.readouterr().err.replace(str(folder), "TMP")
+    assert line in said and said.count("\n") == 1 and ended.value.code == 1
 
 
 def files_in(folder) -> dict:

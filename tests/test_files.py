@@ -1,5 +1,6 @@
 """Files are replaced atomically, and one process at a time writes to a folder."""
 
+import errno
 import os
 
 import pytest
@@ -62,6 +63,33 @@ def test_a_locked_folder_is_refused_until_it_is_released_even_by_an_error(tmp_pa
         raise ValueError
     with locked_folder(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_folder_stays_locked_when_its_file_lock_is_removed(tmp_path):
+    """Whoever removed it by hand, as one would a stale one, could start a second training beside the first."""
+    pytest.importorskip("fcntl")
+    with locked_folder(tmp_path):
+        (tmp_path / ".lock").unlink()
+        for _ in range(2):  # the first try leaves a file .lock of its own
+            with pytest.raises(UserError, match="being written to by another training"), locked_folder(tmp_path):
+                pytest.fail("the block must not run")
+    with locked_folder(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_file_system_that_locks_only_what_can_be_written_is_enough(tmp_path, monkeypatch, capsys):
+    """NFS, where a folder cannot be locked; the file .lock is."""
+    flock = pytest.importorskip("fcntl").flock
+
+    def files_alone(file, operation):
+        if isinstance(file, int):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", files_alone)
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another training"), locked_folder(tmp_path):
+        pytest.fail("the block must not run")
+    assert not capsys.readouterr().err
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):

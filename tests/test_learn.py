@@ -358,3 +358,11 @@ def test_no_browser_is_opened_without_a_display(monkeypatch):
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     learn.open_page("http://127.0.0.1:2")
     assert opened == ["http://127.0.0.1:2"]
+
+
+@pytest.mark.parametrize("name", ["learn.json", "meta.json", "train.bin"])
+def test_a_folder_in_the_way_of_a_file_is_one_line(type_learn, data, name):
+    """With one named learn.json, tidying up after the error failed, too."""
+    (data / "novel" / name / "inside").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*: Is a directory|another text or model has this name"):
+        type_learn("novel.txt", "--dataset=novel")

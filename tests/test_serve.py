@@ -11,18 +11,21 @@ import signal
 import socket
 import sys
 import time
+from typing import get_type_hints
 
 import openai
 import pytest
 import torch
 from conftest import STORY
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as chat_params
+from openai.types.completion_create_params import CompletionCreateParamsBase as completion_params
 
 from llm import serve
 from llm.configurator import UserError
 from llm.reading.generate import Sampling, allowed_ids, generate
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import MAX_BATCH, Reader
-from llm.serving.parameters import MAX_STOPS, parse_completion
+from llm.serving.parameters import MAX_STOPS, Refused, parse_chat, parse_completion
 from llm.storage import pretrained
 from llm.text import tokenizer
 
@@ -386,6 +389,59 @@ def test_without_the_extra_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(UserError, match=r"needs the extra serve.*pip install -e .*\[serve\]"):
         serve.main(serve.Settings())
+
+
+LIMITS = dict(model="m", max_prompt_tokens=100, max_new_tokens=100, max_samples=10)
+NEUTRAL = {  # of OpenAI's parameters, values that ask for nothing
+    "best_of": 1,
+    "frequency_penalty": 0.0,
+    "function_call": "none",
+    "functions": [],
+    "logit_bias": {},
+    "metadata": {"a": "b"},
+    "modalities": ["text"],
+    "n": 1,
+    "parallel_tool_calls": True,
+    "presence_penalty": 0,
+    "prompt_cache_key": "k",
+    "prompt_cache_options": {"mode": "implicit"},
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "none",
+    "response_format": {"type": "text"},
+    "safety_identifier": "me",
+    "seed": 1,
+    "service_tier": "auto",
+    "stop": [],
+    "store": False,
+    "stream_options": {"include_usage": False, "include_obfuscation": False},
+    "suffix": "",
+    "temperature": 1,
+    "tool_choice": "none",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1,
+    "user": "me",
+    "verbosity": "medium",
+}
+
+
+@pytest.mark.parametrize("parameters", [chat_params, completion_params])
+def test_all_of_openais_parameters_may_be_null_or_ask_for_nothing(parameters):
+    """Those of its package, whatever its version adds: many clients send all of them, most of them as null."""
+    names = get_type_hints(parameters).keys() - {"model", "prompt", "messages"}
+    assert len(names) > 10
+    is_chat = parameters is chat_params
+    body = {"messages": [{"role": "user", "content": "a"}]} if is_chat else {"prompt": "a"}
+    parse = parse_chat if is_chat else parse_completion
+    null = parse(body | dict.fromkeys(names), **LIMITS)
+    neutral = parse(body | {name: NEUTRAL[name] for name in names & NEUTRAL.keys()}, **LIMITS)
+    same = dict(seed=0, max_tokens=0)
+    assert dataclasses.replace(null, **same) == dataclasses.replace(neutral, **same)
+
+
+def test_unknown_options_of_a_stream_are_refused_by_name():
+    with pytest.raises(Refused, match="continuous_usage_stats is not supported; these are: include_usage"):
+        parse_completion({"prompt": "a", "stream_options": {"continuous_usage_stats": True}}, **LIMITS)
 
 
 def test_a_request_is_parsed_without_a_server():

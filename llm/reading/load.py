@@ -77,17 +77,14 @@ def book_sections(books: list[ShelvedBook], documents: list[Document]) -> list[S
     return sections or None
 
 
-def load_reader(
-    out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int, copy_weights: bool = False
-) -> LoadedModel:
+def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -> LoadedModel:
     """The model of a checkpoint, ready for sampling; prints which it is, and whether its book is missing.
 
-    seed: for that line only. copy_weights: out of the mapped file, which may then be overwritten while they are used.
+    The weights are copied out of the file, which may then be overwritten while they are used. seed: for that line only.
     """
     model, tokenizer, info = load_model(out_dir, checkpoint_name, rt.device)
-    if copy_weights:
-        for parameter in model.parameters():  # tied ones are listed once, and stay tied
-            parameter.data = parameter.data.clone()
+    for parameter in model.parameters():  # tied ones are listed once, and stay tied
+        parameter.data = parameter.data.clone()
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
     split, missing_book = find_book(info.dataset, info.text_sha256)
     book_ids, books, sections = None, [], None

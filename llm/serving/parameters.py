@@ -21,7 +21,9 @@ ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_
 COMMON = ("model", "max_tokens", "temperature", "top_p", "n", "stop", "stream", "stream_options", "seed", "book")
 PARAMETERS = (*COMMON, "prompt", "echo", "logprobs")
 CHAT_PARAMETERS = (*COMMON, "messages", "max_completion_tokens")
+STREAM_OPTIONS = ("include_usage", "include_obfuscation")  # the latter would only lengthen the stream: it is ignored
 ABOUT_THE_CALLER = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+ABOUT_THE_CALLER += ("prompt_cache_options",)
 # Parameter -> its values that ask for nothing
 COMMON_NEUTRAL = {"frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},)}
 NEUTRAL = COMMON_NEUTRAL | {"best_of": (1,), "suffix": ("",)}
@@ -31,12 +33,14 @@ CHAT_NEUTRAL = COMMON_NEUTRAL | {
     "logprobs": (False,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
+    "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("auto", "none"),
     "tools": ([],),
     "top_logprobs": (0,),
+    "verbosity": ("medium",),
 }
 
 
@@ -165,6 +169,7 @@ def parse_common(body: dict, *, model: str, max_new_tokens: int, max_samples: in
     seed = parameter(body, "seed", secrets.randbits(63), (int,), "a number of 64 bits", lambda s: abs(s) <= 2**63)
     stream = parameter(body, "stream", False, (bool,), "true or false")
     options = parameter(body, "stream_options", {}, (dict,), 'an object such as {"include_usage": true}')
+    check_names(options, STREAM_OPTIONS, {})
     return dict(
         temperature=parameter(body, "temperature", 1.0, number, "a number from 0 to 2", lambda t: 0 <= t <= 2),
         top_p=max(top_p, sys.float_info.min),  # 0 leaves the most likely token

@@ -32,6 +32,7 @@ FORMAT = 2  # 1, until 2026-11-25: other names in loop
 PARTS = ("model", "optimizer", "optimizers")  # each has a checksum of its own; "rest" is everything else
 OURS = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}  # keys that nanoGPT lacks
 NANOGPTS = {"model", "model_args", "iter_num", "config"}  # keys that both have
+BUFFERS = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # what AdamW and Muon keep of each weight
 
 
 def is_number(x) -> bool:
@@ -46,7 +47,7 @@ def is_id_list(x) -> bool:
 VALID = {  # what each part must be, whoever wrote the file; loop is checked by Progress
     "model": lambda x: isinstance(x, dict) and all(isinstance(k, str) and torch.is_tensor(x[k]) for k in x),
     "model_args": lambda x: isinstance(x, dict) and all(isinstance(k, str) and is_number(float(x[k])) for k in x),
-    "config": lambda x: isinstance(x, dict),
+    "config": lambda x: isinstance(x, dict) and not any(map(torch.is_tensor, x.values())),
     "optimizer": lambda x: isinstance(x, dict),
     "optimizers": lambda x: isinstance(x, list) and all(isinstance(state, dict) for state in x),
     "tokenizer": lambda x: isinstance(x, dict),
@@ -236,14 +237,31 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict
     """
     states = [checkpoint.get("optimizer"), *checkpoint.get("optimizers", [])]
     try:
-        for optimizer, state in zip(optimizers, states, strict=True):
+        for optimizer, state, names in zip(optimizers, states, BUFFERS[: len(optimizers)], strict=True):
             own = optimizer.state_dict()
             groups = [len(group["params"]) for group in own["param_groups"]]
             if groups != [len(group["params"]) for group in state["param_groups"]]:
                 raise ValueError("other groups of parameters")
             optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
             for p, buffers in optimizer.state.items():
-                if any(torch.is_tensor(t) and t.dim() and t.shape != p.shape for t in buffers.values()):
-                    raise ValueError(f"a state of other shapes than {tuple(p.shape)}")
-    except (KeyError, ValueError, TypeError, AttributeError) as e:
-        raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {e}") from None
+                check_buffers(p, buffers, names)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {reason}") from None
+
+
+def check_buffers(p: torch.nn.Parameter, buffers: dict, names: set[str]) -> None:
+    """ValueError unless an optimizer can go on with these buffers of a weight."""
+    if not torch.is_tensor(p) or buffers.keys() != names:
+        raise ValueError("a state of another kind")
+    for name, buffer in buffers.items():
+        if buffer.shape != (() if name == "step" else p.shape):
+            raise ValueError(f"a state of other shapes than {tuple(p.shape)}")
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, state: dict[str, float], path: Path) -> None:
+    """Load the state of float16's gradient scaler. UserError if it is none."""
+    try:
+        scaler.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise UserError(f"the state of float16's gradient scaler in {path} is damaged") from None

@@ -6,11 +6,13 @@ checkpoint read from disk is checked against.
 
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from llm.configurator import NonNegativeFloat, NonNegativeInt, readings
+from llm.settings import Bound
 
 TOP_LEVEL = ("iter_num", "best_val_loss")  # keys of nanoGPT's checkpoints; the other fields stand under "loop"
+Threads = Annotated[int, Bound("from 0 to 1,024", lambda number: 0 <= number <= 1024)]  # more would hardly start
 OLD_NAMES = {  # of format 1
     "place": "position",
     "again": "replay_starts",
@@ -35,7 +37,7 @@ class Progress:
     scaler: dict[str, float] = field(default_factory=dict)  # float16's gradient scaler; empty without one
     skipped_updates: NonNegativeInt = 0  # by that scaler
     stop_reason: str = ""  # why training ended early; "" = it has not
-    threads: NonNegativeInt = 0  # of torch on CPUs: sums depend on their number; 0 = unknown
+    threads: Threads = 0  # of torch on CPUs: sums depend on their number; 0 = unknown
     text_sha256: str | None = None  # of the training text's shards
     n_written: NonNegativeInt | None = None  # blocks written in closed form, and further rounds; None = none
     base: dict[str, str] | None = None  # of fine-tuning: name, path and sha256 of the model that it started from

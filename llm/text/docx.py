@@ -176,7 +176,7 @@ class Document:
         level = int(outline) + 1 if outline is not None and outline.isdigit() and int(outline) < 9 else level
         own = child(properties, "numPr")
         mark = self.numbering.mark(own if own is not None else self.styles.numbering(style))
-        text = re.sub(r"^\s+|\s+$", "", self.inline(element).replace("\xad", ""))
+        text = self.inline(element).replace("\xad", "").strip()
         if text:
             if 0 < level <= 2:
                 self.add_notes()

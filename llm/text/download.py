@@ -42,7 +42,10 @@ def obtain(folder: Path, url: str, given: str | None, *, instead: str, **checks)
         return path, None
     by_hand = f"put the text into {path} by hand, or do without a download: {instead}"
     data = download(url, by_hand=by_hand, text_only=True, **checks)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write to {path.parent}: {e.strerror}") from None
     write_atomic(path, data)
     return path, url
 

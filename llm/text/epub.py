@@ -170,9 +170,11 @@ def table_of_contents(archive: Archive, package: Package) -> list[tuple[str, str
     try:
         if package.navigation:
             markup = decode_markup(archive.read(package.navigation))
-            navs = re.findall(r"<nav\b([^>]*)>(.*?)</nav>", markup, re.S | re.I)
+            closed = markup[: markup.lower().rfind("</nav>") + len("</nav>")]  # linear: each beginning has its end
+            navs = re.findall(r"<nav\b([^>]*)>(.*?)</nav>", closed, re.S | re.I)
             toc = next((body for attributes, body in navs if re.search(r"[\"'\s]toc[\"'\s]", attributes)), "")
-            for href, label in re.findall(r"<a\b[^>]*?href\s*=\s*[\"']([^\"']*)[\"'][^>]*>(.*?)</a>", toc, re.S | re.I):
+            link = r"<a\b[^<>]*?\bhref\s*=\s*[\"']([^\"'<]*)[\"'][^<>]*>(.*?)</a>"
+            for href, label in re.findall(link, toc[: toc.lower().rfind("</a>") + len("</a>")], re.S | re.I):
                 page = paragraphs_of(label)
                 title = " ".join(" ".join(p.text for p in page.paragraphs).split())
                 entries.append((*resolved(package.navigation, href), title))

@@ -5,7 +5,7 @@ from xml.etree.ElementTree import Element
 
 from llm.text.book import Book, TextBuilder
 from llm.text.html import html_book
-from llm.text.markup import decode_markup
+from llm.text.markup import decode_markup, replaced
 from llm.text.packed import BadMember, attribute, local_name, text_of, xml_root
 
 LEFT_OUT = {"description", "binary", "stylesheet", "image", "empty-line"}
@@ -86,7 +86,8 @@ class Sections:
 
 def damaged_book(markup: str) -> Book:
     """The book in a file that is not well-formed, read as if it were a web page."""
-    markup = re.sub(r"<(description|binary)\b.*?</\1>", "", markup, flags=re.S)
+    for name in ("description", "binary"):
+        markup = replaced(rf"<{name}\b.*?</{name}>", "", markup, end=f"</{name}>")
     markup = re.sub(r"<(/?)title\b", r"<\1h2", markup)
     book = html_book(re.sub(r"<(/?)v\b", r"<\1p", markup))
     book.notes.append("WARNING: it is not well-formed XML, and read as well as it can be")

@@ -56,14 +56,16 @@ CHAPTER_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtm
 
 def read_text(path: Path | str) -> Cleaned:
     r"""The text of a plain text file with \n as line end, and notes. UserError if it is not readable as text."""
-    path = Path(path)
-    data = read_bytes(path)
+    return plain_text(read_bytes(Path(path)), str(path))
+
+
+def plain_text(data: bytes, name: str) -> Cleaned:
+    """The same of the content of a file; name: for messages."""
     if not (data.startswith(b"%PDF-") or data.startswith(b"PK\x03\x04")):
-        refuse_unreadable(data, str(path))
-        return decode(data, name=str(path))
-    raise UserError(
-        f"{path} is {'a PDF' if data.startswith(b'%') else 'a packed document'}: expected a plain text file"
-    )
+        refuse_unreadable(data, name)
+        return decode(data, name=name)
+    kind = "a PDF" if data.startswith(b"%") else "a packed document"
+    raise UserError(f"{name} is {kind}: expected a plain text file")
 
 
 def read_bytes(path: Path) -> bytes:

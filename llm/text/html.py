@@ -11,6 +11,7 @@ import re
 
 from llm.text.book import Book, TextBuilder
 from llm.text.html_parser import Paragraph, Paragraphs
+from llm.text.markup import replaced
 
 
 def main_part(markup: str) -> str:
@@ -25,7 +26,7 @@ def main_part(markup: str) -> str:
 
 def paragraphs_of(markup: str, *, footnotes: bool = True) -> Paragraphs:
     """The paragraphs of a page, and what is known about it."""
-    markup = re.sub(r"<!\[CDATA\[(.*?)\]\]>", lambda found: found[1], markup, flags=re.S)
+    markup = replaced(r"<!\[CDATA\[(.*?)\]\]>", r"\1", markup, end="]]>")
     for blank_lines in (False, True):
         page = Paragraphs(footnotes=footnotes, blank_lines=blank_lines)
         page.feed(markup)

@@ -85,7 +85,7 @@ def grouped(words: tuple[str, ...], fetch: Callable[[str], bytes]) -> list[tuple
             continue
         path = local_path(word)
         if path in ("-", "/dev/stdin"):
-            groups.append(([File(STANDARD_INPUT, sys.stdin.buffer.read())], None))
+            groups.append(([File(STANDARD_INPUT, read_standard_input())], None))
         elif os.path.isdir(path):
             groups.append(of_folder(path))
         elif PATTERN.search(path) and not os.path.exists(path):
@@ -103,6 +103,15 @@ def local_path(word: str) -> str:
     if re.match(r"file:/", word, re.I):
         return url2pathname(urlsplit(word).path)
     return os.path.expanduser(word) if word.startswith("~") else word
+
+
+def read_standard_input() -> bytes:
+    """All of standard input. UserError if it is closed, or cannot be read."""
+    try:
+        return sys.stdin.buffer.read()
+    except (OSError, AttributeError) as e:  # AttributeError: it is closed, and sys.stdin is None
+        reason = getattr(e, "strerror", None) or "it is closed"
+        raise UserError(f"{STANDARD_INPUT} cannot be read ({reason}): expected a book") from None
 
 
 def read_file(path: str) -> File:

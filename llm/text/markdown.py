@@ -4,7 +4,7 @@ import re
 
 from llm.text.book import Book, Chapter
 
-HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.M)
+HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(\S.{0,199})$", re.M)  # a longer line is none
 UNDERLINED = re.compile(r"^(?=\S)([^\n]{1,100})\n(={3,}|-{3,})[ \t]*$", re.M)
 FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n((?:[^\n]*\n){0,60}?)(?:---|\.\.\.)[ \t]*\n+")
@@ -17,12 +17,12 @@ def markdown_book(text: str) -> Book:
     Front matter (YAML between lines of dashes) that has a title is no prose and is left out.
     """
     notes, facts = [], {}
-    if (front := FRONT_MATTER.match(text)) and re.search(r"^title\s*:", front[1], re.M):
-        facts = dict(re.findall(r"^(title|author)\s*:\s*[\"']?(.*?)[\"']?\s*$", front[1], re.M))
+    if (front := FRONT_MATTER.match(text)) and "title" in (stated := front_matter(front[1])):
+        facts = stated
         text = text[front.end() :]
         notes.append("front matter removed")
     hidden = [range(match.start(), match.end()) for match in FENCE.finditer(text)]
-    found = [(match.start(), len(match[1]), match[2]) for match in HEADING.finditer(text)]
+    found = [(match.start(), len(match[1]), without_closing(match[2])) for match in HEADING.finditer(text)]
     found += [(match.start(), 1 if match[2][0] == "=" else 2, match[1]) for match in UNDERLINED.finditer(text)]
     found = sorted(f for f in found if not any(f[0] in block for block in hidden) and stands_alone(text, f[0]))
     levels = {level for _, level, _ in found}
@@ -33,6 +33,21 @@ def markdown_book(text: str) -> Book:
     if not title and found and found[0][1] == min(levels) and [f[1] for f in found].count(found[0][1]) == 1:
         title, chapters = chapters[0].title, chapters[1:]
     return Book(title, facts.get("author", ""), text, chapters, notes, plain=True)
+
+
+def front_matter(lines: str) -> dict[str, str]:
+    """Title and author in YAML's simplest form, "title: The Ferry"."""
+    pairs = [line.partition(":") for line in lines.split("\n")]
+    return {
+        name.rstrip(): value.strip().strip("\"'")
+        for name, colon, value in pairs
+        if colon and name.rstrip() in ("title", "author")
+    }
+
+
+def without_closing(heading: str) -> str:
+    """A heading without the marks that may stand at its end, too: "One ##"."""
+    return heading.rstrip().rstrip("#").rstrip() or "#"
 
 
 def stands_alone(text: str, start: int) -> bool:

@@ -10,6 +10,16 @@ DECLARED = re.compile(
 )
 
 
+def replaced(pattern: str, by: str, markup: str, *, end: str) -> str:
+    """The markup with `by` for each match of a pattern that ends with `end`.
+
+    Looked at is only what stands before the last `end`: behind it, each beginning would be searched in vain to the end
+    of the text, which takes the square of its length.
+    """
+    stop = markup.rfind(end) + len(end) if end in markup else 0
+    return re.sub(pattern, by, markup[:stop], flags=re.S) + markup[stop:]
+
+
 def decode_markup(data: bytes, *, encoding: str | None = None, name: str = "this page") -> str:
     """The text of HTML or XML, whose encoding is the given, marked, declared or likely one."""
     if encoding or any(data.startswith(mark) for _, mark in BOMS) or b"\0" in data[:100]:

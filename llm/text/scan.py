@@ -8,7 +8,7 @@ import re
 from llm.text.formats import Cleaned
 from llm.text.layout import SENTENCE_END
 
-PAGE_NUMBER = re.compile(r"\s*[-–—\[(]?\s*([0-9]{1,4})\s*[-–—\])]?\s*")  # alone on its line: 12, - 12 -, [12], (12)
+PAGE_NUMBER = re.compile(r"[-–—\[(]?\s*([0-9]{1,4})\s*[-–—\])]?")  # alone on its line: 12, - 12 -, [12], (12)
 
 
 def sentence_continues(before: str, after: str) -> bool:
@@ -27,7 +27,7 @@ def page_numbers(lines: list[str]) -> set[int]:
     chains: list[tuple[float, int, int, bool, int]] = []
     for i, line in enumerate(lines):
         around = [*lines[max(0, i - 1) : i], *lines[i + 1 : i + 2]]
-        if not (match := PAGE_NUMBER.fullmatch(line)) or any(a.strip() for a in around) and "\f" not in around:
+        if not (match := PAGE_NUMBER.fullmatch(line.strip())) or any(a.strip() for a in around) and "\f" not in around:
             continue
         before = next((lines[j] for j in range(i - 1, -1, -1) if lines[j].strip()), "")
         after = next((lines[j] for j in range(i + 1, len(lines)) if lines[j].strip()), "")

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from llm.configurator import command, from_here
+from llm.terminal import visible
 from llm.text.book import Book
 from llm.text.scripts import mostly_spaceless
 
@@ -63,9 +64,9 @@ def print_summary(
 ) -> None:
     """Print what was read and written; ids and characters: of each part."""
     if notes:
-        print("; ".join(notes))
+        print(visible("; ".join(notes)))
     for book in books:
-        print("\n".join(book_lines(book)))
+        print(visible("\n".join(book_lines(book))))
     print(f"{sum(characters.values()):,} characters")
     for name, part_ids in ids.items():
         per_token = characters[name] / len(part_ids)

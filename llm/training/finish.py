@@ -18,6 +18,7 @@ from llm.reading.greedy import greedy_errors
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import Reader
 from llm.runtime import Runtime
+from llm.terminal import visible
 from llm.text.dataset import Dataset
 from llm.training.evaluation import evaluate_loss
 
@@ -62,7 +63,7 @@ def report_knowledge(
         control = recall.find_control(None, data, data.tokenizer)
         options = dict(allowed=allowed, rt=rt.measuring(), control=control, errors=errors)
         lines, figures = recall.report(model, data, **options)
-        if baseline and control:
+        if baseline and baseline.keys() >= {"recall", "control_loss"} and control:
             loss = evaluate_loss(model, control[1], rt.measuring(), batch_size=batch_size, eval_iters=None)
             figures |= {"before": baseline, "control_loss": loss}
             lines[:0] = [
@@ -74,7 +75,7 @@ def report_knowledge(
         commands = [command("recall.py", f"--out_dir={out_dir}")]
     if rt.is_main:
         lines += ["Now type:", *suggestion(model, data, out_dir, allowed, rt, errors), *(f"  {c}" for c in commands)]
-        print("\n".join(lines))
+        print(visible("\n".join(lines)))
 
 
 def suggestion(

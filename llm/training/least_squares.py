@@ -16,12 +16,13 @@ def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 def solution(gram: torch.Tensor, rhs: torch.Tensor, ridge: float) -> torch.Tensor:
     """D (F, C) of (gram + ridge * mean of its diagonal) D = rhs, both float64; gram (F, F) is changed.
 
-    The sums of a short text are rounded more than they are regular: then the ridge becomes larger.
+    The sums of a short text are rounded more than they are regular: then the ridge becomes larger. torch's LinAlgError
+    if even a ridge as large as the mean does not help, as with numbers that are not finite.
     """
     size = float(gram.diagonal().mean())
     while True:
         gram.diagonal().add_(ridge * size)
-        factor, failed = torch.linalg.cholesky_ex(gram)
+        factor, failed = torch.linalg.cholesky_ex(gram, check_errors=not 0 < ridge * size < size)
         if not failed:
             return torch.cholesky_solve(rhs, factor)
         ridge *= 3

@@ -18,6 +18,7 @@ from llm.reading.recall import figures_path, recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
+from llm.terminal import visible
 from llm.training import finish, start, writing_phase
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
@@ -33,11 +34,12 @@ def announce(run: Run, *, eval_only: bool) -> None:
         held_out = f"{len(data.val):,} held out" if data.val else "nothing held out"
         print(run.rt.describe())
         print(f"dataset {data.name}: {n_tokens:,} tokens to learn, {held_out}")
-        print(f"model: {start.describe_model(run.model, run.progress)}")
+        print(visible(f"model: {start.describe_model(run.model, run.progress)}"))  # its base's name is from a file
         if run.resumed:
             ended = run.progress.stop_reason or "all updates are made"
             state = f", where training had ended ({ended})" if run.stop.last_step else ""
-            print(f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}")
+            going_on = f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}"
+            print(visible(going_on))
         print(describe_length(run), flush=True)
     options = dict(batch_size=run.batches.B, accumulation_steps=run.micro_steps * run.rt.world_size)
     if warning := start.memory_warning(run.model, run.optimizers, run.rt, **options):
@@ -161,7 +163,7 @@ def close_run(run: Run, resume_command: str) -> int:
         took = f"measuring took {timer.total('measuring'):.1f} s, saving {timer.total('saving'):.1f} s"
         if peak := runtime.peak_memory(run.rt.device):
             took += f", memory at most {peak / 1e9:.1f} GB"
-        print(f"{done}{reason} ({took})")
+        print(visible(f"{done}{reason} ({took})"))
     if stop.target and stop.errors is None and not stop.given_up:
         longer = max(1, math.ceil(run.settings[run.length_setting] * 1.5))
         notice(f"target_recall={stop.target.goal} was not reached; train longer with --{run.length_setting}={longer}")

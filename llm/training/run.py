@@ -179,8 +179,9 @@ class Run:
         """Recall of the whole text if it was just checked, else of a few windows; None if it cannot be measured."""
         if self.stop.errors is not None:  # target_recall was checked just now, and reached
             return recall.Recall.from_errors(self.stop.errors)
-        if self.recall_starts is None or (self.progress.iter_num == 0 and self.progress.base is None):
-            return None  # random weights know nothing
+        random = self.progress.iter_num == 0 and self.progress.base is None and not self.progress.n_written
+        if self.recall_starts is None or random:  # random weights know nothing
+            return None
         return recall.measure(self.model, self.data.train, self.recall_starts, allowed=self.allowed, rt=self.rt)
 
     def plain_model(self) -> GPT:

@@ -102,6 +102,8 @@ def resumed(
     if kept:
         notice(f"the shape of the model cannot change on resume: {', '.join(kept)}, as in {path}")
     model = pretrained.build_model(saved, path, dropout=dropout)
+    if progress.replay_starts and max(progress.replay_starts) + model.config.block_size >= len(data.train):
+        raise UserError(f"{path} is damaged: it repeats windows that dataset {data.name} does not have")
     model = compact(model, data.corpus_ids) if is_compact else model
     progress.text_sha256 = data.train.sha256
     return Start(model, progress, saved.get("corpus_ids"), saved, path)

@@ -86,7 +86,7 @@ def write_text(run: Run) -> bool:
             with run.timer.measure("measuring"):
                 if run.stop.target_reached(run.model):
                     return progress.n_written != evaluated_at
-            if progress.n_written == n_layer + ROUNDS:
+            if progress.n_written >= n_layer + ROUNDS:
                 if len(tokens) <= GRADIENT_TOKENS:
                     give_up(run)
                     return True

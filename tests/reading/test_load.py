@@ -6,7 +6,9 @@ import torch
 from conftest import STORY, save_checkpoint
 
 from llm.configurator import UserError
+from llm.reading.generate import allowed_ids
 from llm.reading.load import find_book, load_reader
+from llm.reading.reader import Reader
 from llm.runtime import Runtime
 from llm.storage import pretrained
 from llm.text import dataset, tokenizer
@@ -52,3 +54,16 @@ def test_control_characters_in_a_file_are_shown_and_not_sent(data, tiny_model, t
     load_reader(str(tmp_path), "ckpt.pt", rt=Runtime(torch.device("cpu"), torch.float32, compile=False), seed=1)
     shown = capsys.readouterr().err
     assert "\x1b" not in shown and "\u202e" not in shown and r"x\x1b]0;PWNED\x07\x1b[2J\u202e" in shown
+
+
+def test_a_checkpoint_that_is_overwritten_in_place_changes_nothing_that_was_loaded(data, tiny_model, tmp_path):
+    """The weights were read from the file when they were needed: a bus error, or nonsense."""
+    model = tiny_model(vocab_size=50304, n_embd=8)
+    save_checkpoint(tmp_path / "ckpt.pt", model=model, config={"dataset": "x"})
+    rt = Runtime(torch.device("cpu"), torch.float32, compile=False)
+    loaded = load_reader(str(tmp_path), "ckpt.pt", rt=rt, seed=1)
+    size = (tmp_path / "ckpt.pt").stat().st_size
+    with open(tmp_path / "ckpt.pt", "r+b") as file:
+        file.write(bytes(size))
+    idx = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(loaded.reader.hidden(idx), Reader(model, allowed_ids(None, 50257), rt.dtype).hidden(idx))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_checkpoint
+from conftest import STORY, save_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_archive import archive_of
@@ -24,6 +24,7 @@ from llm.reading.reader import Reader
 from llm.storage import checkpoint, pretrained
 from llm.storage.archive import read_archive
 from llm.storage.progress import Progress
+from llm.text import tokenizer
 
 TIMES = int(os.environ.get("MUTATIONS", 100))
 MEASURED = "MUTATIONS" in os.environ and Path("/proc/self/clear_refs").exists()
@@ -159,3 +160,84 @@ def test_a_pickle_with_other_bytes_in_a_whole_zip_file(good, data):
     (folder / "ckpt.pt").write_bytes(archive_of(bytes(changed), {str(n): bytes(4000) for n in range(40)}))
     for mmap in (False, True):
         one_line_or_nothing(lambda mmap=mmap: read_archive(folder / "ckpt.pt", mmap=mmap))
+
+
+RUN = dict(dataset="letters", n_layer=1, n_embd=16, block_size=16, batch_size=2, optimizer="muon", eval_interval=50)
+
+
+@pytest.fixture
+def resume(learn, prepare):
+    """resume(change) resumes a short run for two updates after change(content of its checkpoint)."""
+    prepare("letters", STORY[:1200], tokenizer.characters(STORY[:1200]))
+    learn(**RUN, max_iters=2)
+    original = torch.load("out/ckpt.pt", weights_only=True)
+    del original["checksums"]
+
+    def resume(change):
+        content = copy.deepcopy(original)
+        change(content)
+        try:
+            content["checksums"] = checkpoint.checksums(content)
+        except UnicodeEncodeError:
+            content["checksums"] = {}
+        torch.save(content, "out/ckpt.pt")
+        try:
+            learn(**RUN, max_iters=4, init_from="resume")
+        except UserError as e:
+            assert "\n" not in str(e) and len(str(e)) < 1000
+            return str(e)
+
+    resume.original = original
+    return resume
+
+
+def in_optimizer(name, value):
+    """A change of one buffer of the first weight."""
+    return lambda content: content["optimizer"]["state"][0].update({name: value})
+
+
+WRONG_STATES = {
+    "windows beyond the text": lambda content: content["loop"].update(replay_starts=[10**6]),
+    "threads that nothing can start": lambda content: content["loop"].update(threads=2**31),
+    "a tensor among the settings": lambda content: content["config"].update(seed=torch.zeros(3)),
+    "a text as step": in_optimizer("step", "1"),
+    "a step for each weight": in_optimizer("step", torch.ones(3)),
+    "a mean of another shape": in_optimizer("exp_avg", torch.zeros(3)),
+    "a mean that is missing": lambda content: content["optimizer"]["state"][0].pop("exp_avg"),
+    "a buffer too many": in_optimizer("max_exp_avg_sq", torch.zeros(3)),
+    "the state of no weight": lambda content: content["optimizer"]["state"].update({999: {"step": torch.ones(())}}),
+    "no states": lambda content: content.update(optimizer={"state": 5, "param_groups": 5}),
+    "muon's of another shape": lambda content: content["optimizers"][0]["state"][0].update(momentum_buffer=5),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_a_state_that_no_run_can_go_on_from_is_refused(resume, name):
+    assert resume(WRONG_STATES[name])
+
+
+def test_a_state_of_writing_beyond_the_last_round_ends(resume):
+    """The rounds were compared with their number, and were made for ever."""
+    resume(lambda content: content.update(iter_num=0) or content["loop"].update(n_written=99))
+
+
+def test_a_run_goes_on_from_any_other_value_or_says_in_one_line_why_not(resume):
+    parts = {name: part for name, part in resume.original.items() if name != "model"}
+
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=max(25, TIMES // 10), suppress_health_check=list(HealthCheck))
+    def change_and_resume(data):
+        *above, key = data.draw(st.sampled_from(places(parts)))
+        value, remove = data.draw(JUNK), data.draw(st.integers(0, 5)) == 0
+
+        def change(content):
+            for step in above:
+                content = content[step]
+            if remove:
+                del content[key]
+            else:
+                content[key] = value
+
+        resume(change)
+
+    change_and_resume()

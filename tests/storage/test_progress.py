@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from llm.configurator import NonNegativeFloat, NonNegativeInt
-from llm.storage.progress import Progress
+from llm.storage.progress import Progress, Threads
 
 BASE = {"name": "gpt2", "path": "", "sha256": "0"}
 # For each type that a field has. A field of a new type fails here until it is given its values: none is forgotten.
 NON_DEFAULT = {
     NonNegativeInt: 3,
+    Threads: 8,
     NonNegativeInt | None: 3,
     NonNegativeFloat: 1.5,
     float: 0.25,
@@ -25,6 +26,7 @@ NON_DEFAULT = {
 }
 WRONG = {
     NonNegativeInt: [None, "1", 1.0, 1.5, -1, True, [1], 2**63, math.nan],
+    Threads: [None, -1, 1.5, True, 1025, 2**31, 2**62],  # as many as the system cannot start ended the process
     NonNegativeInt | None: ["1", 1.0, -1, True, [1], 2**63],
     NonNegativeFloat: [None, "1.5", -0.5, True, [1.5], math.nan, math.inf],
     float: [None, "nats", [1.5], {}, math.nan, math.inf],

@@ -141,3 +141,11 @@ def test_obtain_names_the_file_to_create_and_a_command_that_needs_no_download(se
     with pytest.raises(UserError) as error:
         obtain(tmp_path, f"{server}/missing", None, **checks)
     assert str(tmp_path / "input.txt") in str(error.value) and str(error.value).endswith(": python tale.py")
+
+
+@pytest.mark.parametrize("folder, reason", [("file", "File exists"), ("file/prince", "Not a directory")])
+def test_a_file_in_the_way_of_the_folder_is_one_line(server, tmp_path, folder, reason):
+    """The text was downloaded, and then there was a traceback."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=f"cannot write to .*file.*: {reason}"):
+        obtain(tmp_path / folder, f"{server}/book.txt", None, instead="", max_bytes=5000)

@@ -78,6 +78,24 @@ def test_standard_input_is_read_once_and_its_sha256_is_that_of_what_was_read(mon
     assert book.text == BOOK and book.source["sha256"] == hashlib.sha256(BOOK.encode()).hexdigest()
 
 
+class Unreadable(io.RawIOBase):
+    def readall(self):
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize(
+    "stdin, reason",
+    [(None, "it is closed"), (SimpleNamespace(buffer=Unreadable()), "Input/output error")],
+    ids=["closed", "broken"],
+)
+@pytest.mark.parametrize("word", ["-", "/dev/stdin"])
+def test_standard_input_that_cannot_be_read_is_one_line(monkeypatch, word, stdin, reason):
+    """prepare.py - <&- ended with a traceback."""
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(UserError, match=f"standard input cannot be read .{reason}.: expected a book"):
+        read(word)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_as_the_shell_makes_it_is_read_once(tmp_path):
     reading, writing = os.pipe()

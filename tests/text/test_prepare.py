@@ -16,6 +16,10 @@ import pytest
 from books import docx, epub, page, word_paragraph
 
 import llm
+from llm.configurator import UserError
+from llm.data.book import prepare as book
+from llm.data.prince import prepare as prince
+from llm.data.shakespeare_char import prepare as shakespeare
 from llm.text.tokenizer import characters, gpt2
 
 PAGES = [
@@ -217,3 +221,38 @@ def test_a_mistake_is_answered_in_one_line_and_leaves_nothing_behind(runs, name,
     status, out, err, unchanged = runs[name].answers[command]
     assert (status, out, err.count("\n"), unchanged) == (1, "", 1, True), err
     assert all(word in err.replace(os.sep, "/") for word in words), err
+
+
+IN_THE_WAY = [  # what stands where something is to be written; what the error says
+    ("clocks", b"a file", "clocks is a file, expected a folder; move it away, or type another name"),
+    ("clocks/train.bin/", None, "cannot write to .*clocks: Is a directory"),
+    ("clocks/meta.json/", None, "cannot write .*clocks/meta.json: Is a directory"),
+    (".", b"a file", "cannot write to .*clocks: Not a directory|clocks is a file, expected a folder"),
+]
+
+
+@pytest.mark.parametrize("place, content, line", IN_THE_WAY, ids=[place for place, *_ in IN_THE_WAY])
+def test_what_stands_in_the_way_is_told_in_one_line(data, tmp_path, place, content, line):
+    (tmp_path / "book.txt").write_text(STORY, encoding="utf-8")
+    path = data / place
+    if content is None:
+        path.mkdir(parents=True)
+        (path / "inside").touch()
+    else:
+        path.rmdir() if path.is_dir() else None
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        book.main(book.Settings(input=(str(tmp_path / "book.txt"),), dataset="clocks"))
+
+
+@pytest.mark.parametrize("script", [prince, shakespeare])
+def test_a_text_from_a_pipe_is_read_once(data, script):
+    """As in `cat scan.txt | prepare.py --input=/dev/stdin`: read anew for its sha256, it was empty."""
+    reading, writing = os.pipe()
+    os.write(writing, STORY.encode())
+    os.close(writing)
+    script.main(script.Settings(input=f"/dev/fd/{reading}"))
+    os.close(reading)
+    (meta,) = data.glob("*/meta.json")
+    source = json.loads(meta.read_text(encoding="utf-8"))["source"]
+    assert source["sha256"] == hashlib.sha256(STORY.encode()).hexdigest()

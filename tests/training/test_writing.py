@@ -169,6 +169,7 @@ def test_a_further_round_adds_to_what_the_last_block_holds(monkeypatch):
     tokens, first, further = random_text(3000), [], []
     model, _ = write(tokens=tokens, report=first.append)
     before = {name: p.clone() for name, p in model.named_parameters()}
+    monkeypatch.setattr(writing, "LAST_BLOCK", 2)
     assert writing.write(model, tokens, CPU, seed=8, again=True, report=further.append)
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
     assert set(changed) <= {"transformer.h.2.mlp.c_proj.weight", "transformer.ln_f.weight"} and len(changed) == 2
@@ -250,6 +251,8 @@ def test_a_matrix_that_rounding_makes_indefinite_gets_a_larger_ridge():
     gram -= 1e-3 * torch.eye(60, dtype=torch.float64)  # 20 eigenvalues are negative now
     found = solution(gram.clone(), rhs, ridge=1e-6)
     assert torch.isfinite(found).all()
+    with pytest.raises(torch.linalg.LinAlgError):
+        solution(torch.full_like(gram, float("nan")), rhs, ridge=1e-6)
     regular = gram + 1e-2 * torch.eye(60, dtype=torch.float64)
     expected = torch.linalg.solve(regular + 0.1 * regular.diagonal().mean() * torch.eye(60, dtype=torch.float64), rhs)
     assert torch.allclose(solution(regular.clone(), rhs, ridge=0.1), expected)

@@ -102,12 +102,13 @@ def test_long_writing_is_saved_after_each_block(learn, verse, monkeypatch):
     assert found == [1, 2, 3]
 
 
-def test_where_writing_falls_short_gradient_descent_begins_from_look_back_weights(learn, verse, monkeypatch, capsys):
-    def write_nothing(model, *args, block_written, **kwargs):
-        for n in range(3):
-            block_written(n + 1)
-        return True
+def write_nothing(model, *args, block_written, **kwargs):
+    for n in range(3):
+        block_written(n + 1)
+    return True
 
+
+def test_where_writing_falls_short_gradient_descent_begins_from_look_back_weights(learn, verse, monkeypatch, capsys):
     monkeypatch.setattr(writing, "write", write_nothing)
     lines = learn(**WRITTEN | {"target_recall": 0.5}, lr_decay_iters=4)
     assert "target_recall=0.5 is not reached: learning by gradient descent instead" in capsys.readouterr().err
@@ -117,19 +118,15 @@ def test_where_writing_falls_short_gradient_descent_begins_from_look_back_weight
 
 def test_what_is_written_of_a_long_text_is_kept_although_it_falls_short(learn, verse, monkeypatch, capsys):
     monkeypatch.setattr(writing_phase, "GRADIENT_TOKENS", 0)
-    monkeypatch.setattr(writing_phase.writing, "LAST_BLOCK", 0)
-    monkeypatch.setattr(writing_phase, "ROUNDS", 1)
+    monkeypatch.setattr(writing, "write", write_nothing)
     lines = learn(**WRITTEN)
     out, err = capsys.readouterr()
     assert "target_recall=0.99 is out of reach of writing in this shape" in out and "train longer" not in err
-    assert lines[-1]["step"] == 0 and lines[-1]["recall"] < 0.99
-    assert json.loads(Path("out/recall.json").read_text())["windows"] > 0
+    assert lines[-1]["step"] == 0 and lines[-1]["recall"] == json.loads(Path("out/recall.json").read_text())["recall"]
     kept = weights()
-    learn(**WRITTEN, init_from="resume")
+    assert learn(**WRITTEN, init_from="resume") == lines
     again = weights()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
-    learn(**WRITTEN | {"target_recall": 0.01}, init_from="resume")
-    assert "recall@50/50 has reached 0.01" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

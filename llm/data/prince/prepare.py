@@ -16,7 +16,7 @@ from llm.configurator import Fraction, command, run_script
 from llm.text.book import Book
 from llm.text.dataset import data_folder, write_dataset
 from llm.text.download import obtain
-from llm.text.formats import read_text, source_of
+from llm.text.formats import plain_text, read_bytes, source_of
 from llm.text.headings import find_chapters
 from llm.text.scan import clean_scan
 from llm.text.tokenizer import gpt2
@@ -43,7 +43,8 @@ def main(settings: Settings) -> None:
         max_bytes=200_000,
         must_contain="little prince",
     )
-    text, notes = read_text(path)
+    data = read_bytes(path)  # once: it may be a pipe
+    text, notes = plain_text(data, str(path))
     for step in [clean_scan, unwrap] if settings.unwrap else [clean_scan]:
         text, step_notes = step(text)
         notes += step_notes
@@ -52,7 +53,7 @@ def main(settings: Settings) -> None:
         [Book("The Little Prince" if settings.input is None else path.stem, "", text, find_chapters(text))],
         gpt2(),
         val_fraction=settings.val_fraction,
-        source=source_of(path, path.read_bytes(), url),
+        source=source_of(path, data, url),
         notes=[f"read {path}", *notes],
         train_command=("config/train_prince.py",),
     )

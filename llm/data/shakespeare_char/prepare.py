@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's pac
 from llm.configurator import Fraction, command, run_script
 from llm.text.dataset import data_folder, write_dataset
 from llm.text.download import obtain
-from llm.text.formats import read_text, source_of
+from llm.text.formats import plain_text, read_bytes, source_of
 from llm.text.tokenizer import characters
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -38,13 +38,14 @@ def main(settings: Settings) -> None:
         max_bytes=1_300_000,
         must_contain="First Citizen",
     )
-    text, notes = read_text(path)
+    data = read_bytes(path)  # once: it may be a pipe
+    text, notes = plain_text(data, str(path))
     write_dataset(
         folder,
         text,
         characters(text),
         val_fraction=settings.val_fraction,
-        source=source_of(path, path.read_bytes(), url),
+        source=source_of(path, data, url),
         notes=[f"read {path}", *notes],
         train_command=("config/train_shakespeare_char.py",),
     )
