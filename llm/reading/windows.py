@@ -12,8 +12,7 @@ an object about one window, in the order of the text, with these keys and no tex
 
 A log-probability of null means that the probability is 0: a token is not among the 40.
 
-A measurement appends whole batches. After it was killed, the lines that it wrote are kept, as far as they are whole
-batches, and the rest is measured again: the same bytes as without an interruption.
+A measurement appends whole batches, and goes on after the last one when it was killed (measuring/state.py).
 """
 
 import json
@@ -110,26 +109,30 @@ def as_log(stored: float | None) -> float:
     return -math.inf if stored is None else stored
 
 
+def header_of(n_windows: int, **measured) -> dict:
+    """The first line of the file; measured: what was measured, and how."""
+    return {"format": FORMAT, **measured, "n_windows": n_windows}
+
+
 def to_line(value: dict) -> bytes:
     return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
-def begin(path: Path, header: dict, *, batch_size: int, is_row: Callable[[object], bool] = is_window) -> list[dict]:
-    """The rows that an earlier, interrupted measurement with the same header wrote, in whole batches.
+def earlier_rows(path: Path, header: dict, is_row: Callable[[object], bool] = is_window) -> list[dict]:
+    """The rows that an earlier, perhaps interrupted measurement with the same header wrote; [] if there is none.
 
-    Afterwards the file holds the header and these rows alone. header: `format` is added. is_row: whether a line's value
-    is a valid row; a file of another kind, a damaged one and one of another measurement begin anew.
+    is_row: whether a line's value is a valid row.
     """
-    header = {"format": FORMAT} | header
     try:
         found, rows = parse(read_regular(path), path)
-        rows = rows if found == json.loads(to_line(header)) and all(map(is_row, rows)) else []
     except (OSError, UserError):
-        rows = []
-    if len(rows) < header["n_windows"]:
-        rows = rows[: len(rows) // batch_size * batch_size]
+        return []
+    return rows if found == json.loads(to_line(header)) and all(map(is_row, rows)) else []
+
+
+def begin(path: Path, header: dict, rows: list[dict]) -> None:
+    """Write a file that holds the header and these rows alone; `append` adds the others."""
     write_atomic(path, b"".join(map(to_line, [header, *rows])))
-    return rows
 
 
 def append(path: Path, rows: list[dict]) -> None:
