@@ -90,7 +90,7 @@ def beside_text(text: str, model: str) -> Path:
 def measure_file(cfg: Settings, model: HuggingFaceModel | OwnModel, rt: Runtime) -> None:
     """Measure a text that is named by --text."""
     text = inputs.of_file(cfg.text, model)
-    controls = inputs.controls_of(cfg.control, text, model, None)
+    controls = inputs.controls_of(cfg.control, text, model, min_tokens=cfg.prefix + cfg.suffix)
     notice(f"{model.name}: {text.name}, {len(text.ids):,} tokens; {rt.describe()}")
     with folder_of(cfg, beside_text(cfg.text, cfg.model or cfg.out_dir)) as folder:
         figures, rows, svg = instrument.run(model, text, controls, cfg.plan(), folder, rt)
@@ -124,7 +124,7 @@ def measure_own(cfg: Settings, rt: Runtime) -> None:
     measured = OwnModel(model, tokenizer, info, exact, book_ids)
     text = inputs.of_split(data.name, data.train, tokenizer)
     held_out = inputs.of_split(f"{data.name}'s val.bin", data.val, tokenizer) if data.val else None
-    controls = inputs.controls_of(cfg.control, text, measured, held_out)
+    controls = inputs.controls_of(cfg.control, text, measured, held_out, min_tokens=cfg.prefix + cfg.suffix)
     suffix = recall.figures_path(Path(), cfg.checkpoint_name).stem.removeprefix("recall")
     with folder_of(cfg, info.path.parent if cfg.dataset is None else None, suffix) as folder:
         extraction, rows, svg = instrument.run(measured, text, controls, cfg.plan(), folder, exact)
@@ -154,6 +154,7 @@ def main(cfg: Settings) -> None:
         else:
             exact = exact_products(cfg, rt)
             measure_file(cfg, HuggingFaceModel(cfg.model, exact), exact)
+        runtime.wait_for_all()
     finally:
         runtime.stop()
 

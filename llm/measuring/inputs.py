@@ -66,20 +66,23 @@ def of_books(name: str, books: Sequence[Book], model: Model) -> Text:
     return Text(name, text, np.concatenate(ids), np.concatenate(starts), documents, sections)
 
 
-def controls_of(paths: Sequence[str], text: Text, model: Model, held_out: Text | None) -> list[Text]:
+def controls_of(
+    paths: Sequence[str], text: Text, model: Model, held_out: Text | None = None, *, min_tokens: int
+) -> list[Text]:
     """Texts that the model never saw: those of the paths; without any, the held-out part and the bundled texts.
 
-    The bundled tale is none for a model that may have learned it: where the measured text has its words.
+    The bundled tale is none for a model that may have learned it: where the measured text has its words. Without paths,
+    texts of fewer than min_tokens tokens are left out.
     """
     if paths:
         return [of_file(path, model) for path in paths]
-    found = [held_out] if held_out else []
+    found, words = [held_out] if held_out else [], " ".join(text.text.split())
     for path in BUNDLED_CONTROLS:
         content = Path(path).read_text(encoding="utf-8")
-        if content[2000:2400] in text.text:
+        if " ".join(content.split())[2000:2400] in words:
             continue
         try:
             found.append(Text.encoded(f"the bundled {path.name}", content, model.encode))
         except UserError as e:
             notice(f"no control: {path.name} cannot be encoded ({e})")
-    return found
+    return [control for control in found if len(control.ids) >= min_tokens]

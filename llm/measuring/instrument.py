@@ -100,7 +100,7 @@ def run(
         "versions": versions(),
         "seconds": round(time.monotonic() - began, 1),
     }
-    svg = draw(f"{Path(model.name).name}: {Path(text.name).name}", windows, log_p, control_log_p, covered)
+    svg = draw(title_of(figures), windows, log_p, control_log_p, covered)
     return figures, rows, svg
 
 
@@ -167,11 +167,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def title_of(figures: dict) -> str:
+    """Of the report: out-tale/ckpt.pt: tale."""
+    return f"{'/'.join(Path(figures['model']['name']).parts[-2:])}: {Path(figures['text']['name']).name}"
+
+
 def write_files(figures: dict, rows: list[dict], svg: str, folder: Folder, *, csv: bool) -> None:
     """Write the report as a page and a picture, and windows.csv if it is wanted. recall.json is the caller's."""
     write_atomic(folder.file("report", "svg"), svg.encode("utf-8", "replace"))
-    title = f"{Path(figures['model']['name']).name}: {Path(figures['text']['name']).name}"
-    write_atomic(folder.file("report", "html"), report.html_of(title, figures, svg))
+    write_atomic(folder.file("report", "html"), report.html_of(title_of(figures), figures, svg))
     if csv:
         write_atomic(folder.file("windows", "csv"), report.csv_of(rows))
 

@@ -12,6 +12,7 @@ columns_of(ids): the column of each id
 continuation(ids, n) -> the n tokens that greedy decoding adds
 """
 
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -67,9 +68,9 @@ class OwnModel:
         self.tokenizer, self.info, self.dtype = tokenizer, info, rt.dtype
         self.sha256 = checkpoint.digest(model.state_dict())
         allowed = allowed_ids(info.corpus_ids, tokenizer.vocab_size)
-        self.generator = Reader(model, allowed, rt.dtype, book_ids=book_ids)
+        self.make_generator = partial(Reader, model, allowed, rt.dtype, book_ids=book_ids)
         ids, self.n_shared = distinct_ids(model, allowed, tokenizer.vocab_size)
-        self.reader = self.generator if len(ids) == len(allowed) else Reader(model, ids, rt.dtype)
+        self.reader = Reader(model, ids, rt.dtype)
         self.n_columns, self.drawable = len(ids), len(allowed) if len(allowed) < len(ids) else None
         columns = torch.full((tokenizer.vocab_size,), len(ids) - 1)
         columns[ids] = torch.arange(len(ids))
@@ -97,7 +98,7 @@ class OwnModel:
         return self.columns[ids]
 
     def continuation(self, ids: list[int], n: int) -> list[int]:
-        return [token for _, token in generate(self.generator, list(ids), max_new_tokens=n)]
+        return [token for _, token in generate(self.make_generator(), list(ids), max_new_tokens=n)]
 
 
 def distinct_ids(model: GPT, allowed: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, int]:
