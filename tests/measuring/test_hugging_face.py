@@ -1,6 +1,7 @@
 """Any model in Hugging Face's layout: the probabilities of a plain loop with transformers, and refusals in one line."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from conftest import STORY
 
 from llm import recall as recall_script
-from llm.configurator import UserError
-from llm.measuring import instrument, measures
+from llm.configurator import PACKAGE, UserError
+from llm.measuring import inputs, instrument, measures
 from llm.measuring.hugging_face import HuggingFaceModel
 from llm.measuring.instrument import Folder, Plan
 from llm.measuring.scoring import score
@@ -110,9 +111,8 @@ def test_what_the_model_generates_it_knows_by_heart(folders):
     model = HuggingFaceModel(str(folders["llama"]), ALONE)
     prompt = model.encode(TEXT)[0][:50].tolist()
     ids = np.array(prompt + model.continuation(prompt, 70))
-    reference = model.model.generate(
-        torch.tensor([[0, *prompt]]), max_new_tokens=70, min_new_tokens=70, do_sample=False
-    )
+    options = dict(max_new_tokens=70, do_sample=False, pad_token_id=0, eos_token_id=None)
+    reference = model.model.generate(torch.tensor([[0, *prompt]]), **options)
     assert reference[0, 1:].tolist() == ids.tolist()
     text = Text("own", "", ids, np.arange(121), [(0, 120)], [])
     scores = score(model, token_windows(text, prefix=50, suffix=50, stride=20).ids[:1], 50)
@@ -150,7 +150,7 @@ def test_exact_windows_are_those_of_the_whole_rest(folders):
 
 
 def test_the_script_measures_a_folder(folders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("llm.measuring.inputs.BUNDLED_CONTROLS", recall_script.inputs.BUNDLED_CONTROLS[:1])
+    monkeypatch.setattr(inputs, "BUNDLED_CONTROLS", inputs.BUNDLED_CONTROLS[:1])  # seconds
     (tmp_path / "story.txt").write_text(TEXT)
     settings = dict(model=str(folders["gpt2"]), text=str(tmp_path / "story.txt"), device="cpu")
     recall_script.main(recall_script.Settings(**settings, coverage="both", recite=True, recite_tokens=20))
@@ -161,6 +161,21 @@ def test_the_script_measures_a_folder(folders, tmp_path, capsys, monkeypatch):
     assert figures["calibration"]["control_windows"] > 10 and figures["versions"]["transformers"]
     names = {path.name for path in (tmp_path / "story-gpt2").iterdir()}
     assert {"windows.jsonl", "coverage_exact.jsonl", "coverage_offsets.jsonl", "report.html", "report.svg"} <= names
+
+
+def test_the_harness_task_has_the_same_windows(folders):
+    """docs/lm_eval: its windows as text, tokenised as the harness does, and its figures of one."""
+    task = runpy.run_path(str(PACKAGE.parent / "docs" / "lm_eval" / "by_heart.py"))
+    model = HuggingFaceModel(str(folders["gpt2"]), ALONE)
+    windows = token_windows(Text.encoded("story", TEXT, model.encode), prefix=30, suffix=20, stride=40)
+    found = task["cut"](TEXT, model.tokenizer, prefix=30, suffix=20, stride=40, metadata="of the harness")
+    same = [
+        model.encode(pair["prefix"] + pair["suffix"])[0].tolist() == ids.tolist()
+        for pair, ids in zip(found, windows.ids, strict=True)
+    ]
+    assert len(same) > 5 and sum(same) >= 0.8 * len(same)
+    assert task["figures"]({}, [(-6.9, True)]) == {"recall": 1.0, "log_p": -6.9, "extractable": 1.0}
+    assert task["figures"]({}, [(-7.0, False)]) == {"recall": 0.0, "log_p": -7.0, "extractable": 0.0}
 
 
 def refused(folder, text, **settings) -> str:

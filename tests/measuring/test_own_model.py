@@ -12,7 +12,7 @@ import torch
 from conftest import STORY, save_trained
 
 from llm import recall as recall_script
-from llm.measuring import instrument, models, scoring, state, texts
+from llm.measuring import inputs, instrument, models, scoring, state, texts
 from llm.measuring.instrument import Folder, Plan
 from llm.measuring.models import OwnModel
 from llm.measuring.texts import Text
@@ -256,6 +256,7 @@ def test_a_generation_is_compared_with_the_text(half, tmp_path):
 def trained(prepare, tmp_path, monkeypatch, tiny_model):
     """A folder with out/ckpt.pt, a small model of the dataset story with random weights."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inputs, "BUNDLED_CONTROLS", inputs.BUNDLED_CONTROLS[:1])  # seconds
     text = "CHAPTER I\n\n" + STORY[:2500] + "\n\nCHAPTER II\n\n" + STORY[2500:5000]
     data = prepare("story", text)
     (tmp_path / "out").mkdir()
@@ -264,8 +265,7 @@ def trained(prepare, tmp_path, monkeypatch, tiny_model):
     return text
 
 
-def test_the_script_writes_figures_and_no_text(trained, capsys, monkeypatch):
-    monkeypatch.setattr("llm.measuring.inputs.BUNDLED_CONTROLS", recall_script.inputs.BUNDLED_CONTROLS[:1])
+def test_the_script_writes_figures_and_no_text(trained, capsys):
     cfg = recall_script.Settings(device="cpu", csv=True)
     recall_script.main(cfg)
     out = capsys.readouterr().out.splitlines()
