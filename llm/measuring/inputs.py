@@ -20,6 +20,7 @@ from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
 from llm.text.tokenizer import Tokenizer
 
+SHARED = 200  # characters
 BUNDLED_CONTROLS = (CONTROL_TEXT, BUNDLED / "tale" / "tale.txt")
 
 
@@ -71,18 +72,24 @@ def controls_of(
 ) -> list[Text]:
     """Texts that the model never saw: those of the paths; without any, the held-out part and the bundled texts.
 
-    The bundled tale is none for a model that may have learned it: where the measured text has its words. Without paths,
-    texts of fewer than min_tokens tokens are left out.
+    The bundled tale is none for a model that may have learned it: where the measured text is a part of it, or holds it.
+    Without paths, texts of fewer than min_tokens tokens are left out.
     """
     if paths:
         return [of_file(path, model) for path in paths]
     found, words = [held_out] if held_out else [], " ".join(text.text.split())
     for path in BUNDLED_CONTROLS:
         content = Path(path).read_text(encoding="utf-8")
-        if " ".join(content.split())[2000:2400] in words:
+        if share_words(words, " ".join(content.split())):
             continue
         try:
             found.append(Text.encoded(f"the bundled {path.name}", content, model.encode))
         except UserError as e:
             notice(f"no control: {path.name} cannot be encoded ({e})")
     return [control for control in found if len(control.ids) >= min_tokens]
+
+
+def share_words(a: str, b: str) -> bool:
+    """Whether the middle of one text stands in the other."""
+    middles = [text[len(text) // 2 :][:SHARED] for text in (a, b)]
+    return middles[0] in b or middles[1] in a
