@@ -10,7 +10,6 @@ runs in a process of its own. Not collected by pytest.
 import contextlib
 import io
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -38,8 +37,8 @@ def windows_of(n: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def plain_loop(folder: Path, n: int) -> float:
-    """Seconds per window: one at a time, the whole softmax at each position."""
+def plain_loop(folder: Path, n: int) -> tuple[float, float]:
+    """As `timed`: one at a time, the whole softmax at each position."""
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -56,15 +55,15 @@ def plain_loop(folder: Path, n: int) -> float:
     return timed(run, windows_of(PLAIN_WINDOWS))
 
 
-def ours(folder: Path, n: int) -> float:
-    """Seconds per window of a checkpoint of ours."""
+def ours(folder: Path, n: int) -> tuple[float, float]:
+    """As `timed`, of a checkpoint of ours."""
     rt = start(Settings(device="cpu"), use="measure")
     model = OwnModel(*load_model(str(folder)), rt, None)
     return timed(lambda rows: score_all(model, rows), windows_of(n))
 
 
-def hugging_face(folder: Path, n: int) -> float:
-    """Seconds per window of a model in Hugging Face's layout, as recall.py --model measures it."""
+def hugging_face(folder: Path, n: int) -> tuple[float, float]:
+    """As `timed`, of a model in Hugging Face's layout, as recall.py --model measures it."""
     model = HuggingFaceModel(str(folder), start(Settings(device="cpu"), use="measure"))
     return timed(lambda rows: score_all(model, rows), windows_of(n))
 
@@ -75,21 +74,22 @@ def score_all(model, rows: np.ndarray) -> None:
         scoring.score(model, rows[at : at + size], PREFIX)
 
 
-def timed(run: Callable[[np.ndarray], None], rows: np.ndarray) -> float:
-    """Seconds per window, after a first batch that does not count."""
+def timed(run: Callable[[np.ndarray], None], rows: np.ndarray) -> tuple[float, float]:
+    """(seconds, seconds of all threads) per window, after a first batch that does not count."""
     run(rows[:2])
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     run(rows)
-    return (time.perf_counter() - began) / len(rows)
+    return (time.perf_counter() - began[0]) / len(rows), (time.process_time() - began[1]) / len(rows)
 
 
 def answer(connection, way: Callable, folder: Path, n: int) -> None:
     seconds = way(folder, n)
-    connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    lines = Path("/proc/self/status").read_text().splitlines()  # what getrusage has begins with the parent's memory
+    connection.send((*seconds, next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))))
 
 
-def in_process(way: Callable, folder: Path, n: int) -> tuple[float, float]:
-    """(seconds per window, peak memory in MiB) of a way in a process of its own."""
+def in_process(way: Callable, folder: Path, n: int) -> tuple[float, float, float]:
+    """(seconds per window, the same of all threads, peak memory in MiB) of a way in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=answer, args=(sender, way, folder, n))
@@ -100,7 +100,8 @@ def in_process(way: Callable, folder: Path, n: int) -> tuple[float, float]:
 
 
 def main(n: int = 96) -> None:
-    print("| model | way | seconds per 1,000 windows | times as fast | peak memory, MiB |\n|---|---|---|---|---|")
+    print("| model | way | seconds per 1,000 windows | times as fast | CPU seconds | ratio | peak memory, MiB |")
+    print("|---|---|---|---|---|---|---|")
     for name, training in bench.trainings().items():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
@@ -113,9 +114,10 @@ def main(n: int = 96) -> None:
                 export.main(export.Settings(out_dir=str(root / "out"), to=str(root / "hf")))
             plain = None
             for way, place in ((plain_loop, "hf"), (hugging_face, "hf"), (ours, "out")):
-                seconds, memory = in_process(way, root / place, n)
-                plain = plain or seconds
-                row = f"{1000 * seconds:,.1f} | {plain / seconds:.1f} | {memory:,.0f}"
+                seconds, busy, memory = in_process(way, root / place, n)
+                plain = plain or (seconds, busy)
+                row = f"{1000 * seconds:,.1f} | {plain[0] / seconds:.1f} | "
+                row += f"{1000 * busy:,.1f} | {plain[1] / busy:.1f} | {memory:,.0f}"
                 print(f"| {name} | {way.__name__} | {row} |", flush=True)
 
 
