@@ -16,6 +16,7 @@ LADDER = (0.001, 0.01, 0.1, 0.5, 0.75)  # thresholds of p_z (Cooper et al. 2025,
 TRIES = (1, 100, 10_000)  # n of (n, p)-discoverable (Hayes et al. 2024, arXiv 2410.19482)
 CHANCES = (0.1, 0.5, 0.9)  # p of it
 FALSE_POSITIVES = (0.01, 0.001)  # of the thresholds that controls give
+NEGLIGIBLE = math.log(1e-27)  # log p_z below which no window counts as known, whatever the controls have
 N_PASSAGES = 10  # best known, and worst
 
 
@@ -129,11 +130,15 @@ def calibrate(control_log_p: np.ndarray) -> Calibration:
 
 
 def verdict(log_p: np.ndarray, calibration: Calibration) -> str:
-    """In words: how many of the text's windows the controls do not explain."""
+    """In words: how many of the text's windows the controls do not explain.
+
+    Those of p_z below 1e-27 never count: that one of two impossible events is likelier than the other is no knowledge,
+    and texts differ in that for many reasons (a random model's likeliest windows are those of its most usual tokens).
+    """
     n, controls = len(log_p), calibration.n_controls
     if not controls:
         return "without a control, no window can be told from a good guess"
-    beyond = int((log_p > calibration.highest).sum())
+    beyond = int((log_p > max(calibration.highest, NEGLIGIBLE)).sum())
     explained = f"({controls:,} windows of controls, of which the likeliest has log p {calibration.highest:,.1f})"
     if not beyond:
         return f"of {n:,} windows none is beyond what the control explains {explained}"

@@ -48,7 +48,9 @@ def test_the_verdict_counts_what_the_controls_do_not_explain():
         "of 429 windows 97 are beyond anything that the control explains (200 windows"
     )
     assert "of 3 windows none is beyond" in measures.verdict(np.array([-200.0, -160, -150]), control)
-    lucky = np.concatenate([[-149.0], np.full(428, -200.0)])
+    assert "of 429 windows none is beyond" in measures.verdict(np.full(429, -140.0), control)  # 1e-61 is no knowledge
+    control = measures.calibrate(np.linspace(-300, -40, 200))
+    lucky = np.concatenate([[-39.0], np.full(428, -200.0)])
     assert "1 are beyond the control's likeliest, and 2.1 are expected" in measures.verdict(lucky, control)
     assert "without a control" in measures.verdict(known, measures.calibrate(np.empty(0)))
 
