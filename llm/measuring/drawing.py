@@ -77,7 +77,11 @@ def axes(left: float, top: float, width: float, height: float, title: str, x_lab
 
 def ticks(left: float, top: float, width: float, height: float) -> list[str]:
     """The decades of p_z below a panel."""
-    return [label(left + width * n / 4, top + height + 14, f"1e{LOWEST * (1 - n / 4):.0f}", "middle") for n in range(5)]
+    decades_at = [round(LOWEST * (1 - n / 4)) for n in range(5)]
+    return [
+        label(left + width * n / 4, top + height + 14, f"1e{decade}" if decade else "1", "middle")
+        for n, decade in enumerate(decades_at)
+    ]
 
 
 def histogram(log_p: np.ndarray, control: np.ndarray, box: tuple[float, float, float, float]) -> list[str]:
