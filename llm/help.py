@@ -93,7 +93,7 @@ def help_text(cls: type, doc: str | None, program: str, assigned: dict[str, Any]
     usage = f"usage: {program} {f'[{words} ...] ' if words else ''}[config/file.py ...] [--key=value ...]"
     order = "Config files and --key=value apply in the order given; the last one wins."
     if words:
-        order += f"\nWords that are neither config files (*.py) nor --key=value are values of {words}."
+        order += "\n" + fill(f"Words that are neither config files (*.py) nor --key=value are values of {words}.")
     parts = [fill(doc or ""), f"{textwrap.fill(usage, WIDTH, subsequent_indent=' ' * 4)}\n{order}"]
     if assigned:
         parts += ["\n".join([fill(f"Set by {note}:"), *first]), "The defaults of all other settings:"]
