@@ -61,6 +61,7 @@ class Settings(runtime.Settings):
     eval_only: bool = False  # evaluate once and stop; nothing is saved
     always_save_checkpoint: bool = True  # False: ckpt.pt only if val_loss improves, the latest state in ckpt_last.pt
     init_from: str = "scratch"  # scratch; resume (the run in out_dir); auto (either); or a model: gpt2, a folder
+    watch: bool = False  # also serve a page that shows what is known by now (extra: serve)
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
     wandb_project: str = "owt"  # its project
@@ -126,7 +127,7 @@ def train(cfg: Settings, resume_command: str = "") -> int:
         if cfg.eval_only:
             return outputs.print_losses(run)
         wandb = dict(project=cfg.wandb_project, name=cfg.wandb_run_name, config=run.settings) if cfg.wandb_log else None
-        outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log)
+        outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log, watch=cfg.watch)
         with run.stop.interrupt:
             learn(run, cfg)
             run.saver.finish()

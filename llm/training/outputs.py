@@ -18,7 +18,7 @@ from llm.reading.recall import figures_path, recall_obstacle
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
-from llm.training import finish, start
+from llm.training import finish, start, watching
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
@@ -59,10 +59,12 @@ def describe_length(run: Run) -> str:
     return f"at most {updates}" if stop.target or stop.target_loss or stop.patience else updates
 
 
-def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool) -> None:
+def open_outputs(
+    run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool, watch: bool = False
+) -> None:
     """Compile the model, open metrics.jsonl and the display, and save the weights before the first update.
 
-    wandb: arguments of wandb.init, None = not used.
+    wandb: arguments of wandb.init, None = not used. watch: serve a page that shows how it learns.
     """
     rt = run.rt
     if rt.compile:
@@ -93,6 +95,9 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     if not run.resumed:
         with run.timer.measure("saving"):
             run.saver.write("ckpt_init.pt")
+    if watch and rt.is_main:
+        stack.enter_context(watching.page(run.out_dir, run.display.line))
+        run.watched = watching.Watched(run.out_dir, run.data, allowed=run.allowed, rt=rt)
 
 
 def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:
@@ -116,7 +121,7 @@ def put_aside(out_dir: Path) -> None:
 
     What a run leaves that has saved nothing but its first weights is its figures: those weights are made again.
     """
-    names = [METRICS, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
+    names = [METRICS, watching.WATCH, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
     if checkpoint.resumable(out_dir):
         names = ["ckpt.pt", "ckpt_last.pt", "ckpt_init.pt", *names]
     names = [name for name in names if (out_dir / name).is_file() and (out_dir / name).stat().st_size]
