@@ -13,9 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
 from llm import runtime
 from llm.configurator import UserError, run_script
-from llm.reading import recall, recitation
+from llm.reading import book_map, recall, recitation
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
+from llm.reading.windows import windows_path
 from llm.runtime import notice
 from llm.storage.pretrained import load_model
 from llm.text.dataset import Dataset
@@ -47,6 +48,7 @@ def main(cfg: Settings) -> None:
         reader = Reader(model, allowed, rt.dtype, book_ids=data.train.tokens(0, len(data.train)))
         recited_lines, figures["recitation"] = recitation.recite(reader, tokenizer, data.train)
         lines = recited_lines + lines
+    lines = book_map.describe(windows_path(info.path.parent, cfg.checkpoint_name), data) + lines
     if cfg.dataset is None:  # recall.json is about the book that the model was trained on
         names = dict(checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)
         recall.write(info.path.parent, figures, **names)
