@@ -51,6 +51,10 @@ def between(index: BookIndex, gap: str, before: Span | None, after: Span | None)
             wording = index.text[left:right] if not jumps else first_words(index.text[left : left + 400], MAX_SHOWN)
             return [Piece("", None, " ".join(wording.split())), Piece(gap, left)] if wording.strip() else [Piece(gap)]
         return [Piece(gap, left)] if gap else []
+    if right is None and left is not None and len(words) == 1:
+        following = WORD.search(index.text, left)
+        if following and gap.endswith(words[0][0]) and following[0].startswith(words[0][0]):
+            return [Piece(gap, following.start())]  # a word whose end was not drawn any more
     if left is None and right is None or len(words) > MAX_COMPARED:
         if left is None:
             return [Piece(gap)]

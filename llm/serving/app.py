@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 
 from llm.serving.access import Access
 from llm.serving.page import PAGE, PAGE_HEADERS
-from llm.serving.parameters import Refused, shown
+from llm.serving.parameters import Refused, parameter, shown
 from llm.serving.room import Room
 from llm.serving.service import Service
 from llm.serving.watching import Watcher
@@ -217,22 +217,24 @@ async def post_before_completions(request: Request):
     return await answer_completion(request, await before.service(), chat=False)
 
 
-async def text_of_body(request: Request) -> str:
-    """The text in a request's JSON. Refused if there is none."""
+async def body_with_text(request: Request) -> dict:
+    """A request's JSON. Refused if it has no text."""
     body = await json_body(request)
     if not isinstance(body, dict) or not isinstance(body.get("text"), str):
         raise Refused(400, "text: expected a text", param="text")
-    return body["text"]
+    return body
 
 
 @router.post("/cite")
 async def post_cite(request: Request):
-    return Json(await request.app.state.service.cite(await text_of_body(request)))
+    return Json(await request.app.state.service.cite((await body_with_text(request))["text"]))
 
 
 @router.post("/compare")
 async def post_compare(request: Request):
-    return Json(await request.app.state.service.compare(await text_of_body(request)))
+    body = await body_with_text(request)
+    first = parameter(body, "first", 0, (int,), "a number of characters", lambda n: n >= 0)
+    return Json(await request.app.state.service.compare(body["text"], first))
 
 
 @router.get("/book")

@@ -74,14 +74,18 @@ class Room:
             self.thread.join()
 
 
-def compare(index: BookIndex, contents: Contents, text: str) -> dict:
-    """{"pieces": the text, each recited one with its place, each invented one with the book's wording, ...}."""
-    pieces, n_recited = [], 0
+def compare(index: BookIndex, contents: Contents, text: str, first: int = 0) -> dict:
+    """{"pieces": the text, each recited one with its place, each invented one with the book's wording, ...}.
+
+    "words" and "recited" count those from character `first` on: what was not typed.
+    """
+    pieces, n_recited, at = [], 0, 0
     for piece in pieces_with_wording(index, text):
         pieces.append({"text": piece.text})
         if piece.at is not None:
             pieces[-1] |= {"at": piece.at, "where": contents.where(piece.at)}
-            n_recited += len(split_words(piece.text))
+            n_recited += len(split_words(piece.text[max(0, first - at) :]))
         elif piece.wording is not None:
             pieces[-1]["wording"] = piece.wording
-    return {"pieces": pieces, "recited": n_recited, "words": len(split_words(text))}
+        at += len(piece.text)
+    return {"pieces": pieces, "recited": n_recited, "words": len(split_words(text[first:]))}

@@ -211,12 +211,12 @@ class Service:
             return {"book": False, "pieces": [{"text": text}]}
         return await self.citing.run(self._cite, text)
 
-    async def compare(self, text: str) -> dict:
+    async def compare(self, text: str, first: int = 0) -> dict:
         """The text in pieces, recited or invented, with the book's wording. See room.compare."""
         self._check_length(text)
         if self.book_index is None or self.room is None:
-            return {"pieces": [{"text": text}], "recited": None, "words": len(split_words(text))}
-        return await self.citing.run(compare, self.book_index, self.room.contents, text)
+            return {"pieces": [{"text": text}], "recited": None, "words": len(split_words(text[first:]))}
+        return await self.citing.run(compare, self.book_index, self.room.contents, text, first)
 
     def _check_length(self, text: str) -> None:
         """Refused if a text is longer than a prompt and its continuation may be."""

@@ -157,7 +157,7 @@ class Watcher:
         hint = command("serve.py", f"--out_dir={self.out_dir}")
         raise Refused(409, f"this page watches a training and cannot recite; once it has ended, type: {hint}")
 
-    async def cite(self, text: str) -> dict:
+    async def cite(self, text: str, first: int = 0) -> dict:
         return self.parse(text)
 
     compare = cite

@@ -55,6 +55,11 @@ def test_after_the_last_recited_word_the_book_says_as_many_words():
     assert invented == ("something else entirely follows", None, words(30, 34))
 
 
+def test_a_word_that_was_cut_off_at_the_end_is_no_invention():
+    assert [(piece, at) for piece, at, _ in shown(f"{words(100, 130)} w1")] == [(words(100, 130), 100), ("w1", 130)]
+    assert shown(f"{words(100, 130)} v1")[1] == ("v1", None, words(130, 133))
+
+
 def test_an_invention_alone_has_no_wording():
     assert shown("nothing of this is in the book") == [("nothing of this is in the book", None, None)]
     assert shown("") == []

@@ -179,12 +179,15 @@ def test_a_passage_is_recited_with_the_keyboard_alone(visit, port):
 
 def test_a_link_reproduces_what_is_shown(visit, port):
     page = visit()
+    page.click("summary")
+    page.fill("#max_tokens", "60")
     page.fill("#prompt", "The echo had been ill")
     page.locator("#temperature").fill("1.2")
     page.click("#go")
     wait_until_done(page)
+    length = len(text_of(page))
     page.click("#more")
-    until(page, f"recital.columns[0].text.length > {len(text_of(page)) + 20}")
+    until(page, f"recital.columns[0].text.length > {length - 20} || going === null")
     page.keyboard.press("Escape")
     wait_until_done(page)
     text, address = text_of(page), page.evaluate("location.hash")
@@ -253,7 +256,7 @@ def test_samples_stand_side_by_side_and_beside_the_model_before_it_learned(visit
     wait_until_done(page)
     assert page.locator("#columns h3").all_inner_texts() == ["Sample 1", "Sample 2", "Before it learned the book"]
     texts = page.evaluate("recital.columns.map((column) => column.text)")
-    assert len(set(texts)) == 3 and all(texts)
+    assert all(texts) and texts[2] not in texts[:2]
 
 
 def test_the_map_is_walked_with_arrow_keys_and_opens_the_passage(visit):
@@ -261,16 +264,16 @@ def test_the_map_is_walked_with_arrow_keys_and_opens_the_passage(visit):
     wait_for_map(page)
     assert "by heart" in page.inner_text("#byline")
     page.focus("#map")
-    for key in ("ArrowRight", "ArrowRight", "PageDown", "ArrowLeft"):
+    for key in ("ArrowRight", "ArrowRight", "PageUp", "ArrowLeft"):
         page.keyboard.press(key)
-    assert page.get_attribute("#map", "aria-valuenow") in ("2", "3", "4", "5")
+    assert page.get_attribute("#map", "aria-valuenow") == "2"
     page.keyboard.press("Home")
     assert page.get_attribute("#map", "aria-valuenow") == "0"
     page.keyboard.press("End")
     n = int(page.get_attribute("#map", "aria-valuenow"))
     assert n == page.evaluate("starts.length") - 1
     assert re.search(r"\d+ %, (known by heart|known for|not known)", page.get_attribute("#map", "aria-valuetext"))
-    page.wait_for_selector("#spot-text br")  # the passage's beginning
+    page.wait_for_selector("#spot-text br", state="attached")  # the passage's beginning
     page.keyboard.press("Enter")
     page.wait_for_selector("#text mark")
     start = page.evaluate(f"starts[{n}]")

@@ -15,6 +15,10 @@ function showBook(answer) {
   describeBook();
   document.body.classList.toggle("bookless", !answer.parts.length);
   document.body.classList.toggle("watching", answer.watching);
+  if (!answer.watching) {  // how it learned is of less interest than what it knows
+    document.querySelector("main").append($("learning"));
+    $("learning-title").textContent = "How it learned";
+  }
   const severalBooks = answer.books.length > 1;
   $("part").replaceChildren(...answer.parts.map((one, n) => new Option(severalBooks ? `${one.book}: ${one.title}` : one.title, n)));
   $("book").replaceChildren(new Option("any", ""), ...answer.books.map((title) => new Option(title)));
@@ -107,7 +111,8 @@ async function promptFrom(position, { sentence = false } = {}) {
   let start = before;
   if (spaced && before && /\S/.test(text[0])) start += Math.max(0, text.slice(before).search(/\s/));
   if (sentence) {
-    const found = text.slice(0, 400).match(/(?:[.!?…]["'”’»)]*\s+|\n\s*\n\s*)(?=["'“‘«(]?\p{Lu})/u);
+    // not after Mr. and J., which end no sentence
+    const found = text.slice(0, 400).match(/(?:(?<!\b\p{Lu}\p{L}{0,2})[.!?…]["'”’»)]*\s+|\n\s*\n\s*)(?=["'“‘«(]?\p{Lu})/u);
     if (found) start = found.index + found[0].length;
   }
   const rest = text.slice(start).trimStart();

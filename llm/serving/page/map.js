@@ -121,7 +121,8 @@ function drawLens(colours, at) {
   const n = Math.min(LENS, starts.length), first = lensFirst(lensSpot), cell = width / Math.max(1, n);
   for (let k = 0; k < n; k++) {
     context.fillStyle = colours.level(levels[first + k]);
-    context.fillRect(Math.round(k * cell), 0, Math.ceil(cell) - scale, height);
+    const left = Math.round(k * cell);
+    context.fillRect(left, 0, Math.round((k + 1) * cell) - left - scale, height);
   }
   if (n) outline(context, (at - first) * cell + scale, 0, cell - 2 * scale, height, scale, colours);
 }

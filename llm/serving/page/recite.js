@@ -96,7 +96,7 @@ async function compareColumn(one, column) {
   const text = one.prompt + column.text;
   column.comparing = true;
   try {
-    const answer = await (await ask("/compare", { body: { text } })).json();
+    const answer = await (await ask("/compare", { body: { text, first: one.prompt.length } })).json();
     if (recital !== one) return;
     Object.assign(column, { pieces: answer.pieces, compared: text.length, recited: answer.recited, words: answer.words });
     show(one, column);

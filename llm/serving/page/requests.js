@@ -35,7 +35,8 @@ function serverHasEnded() {
 function inWords(status, found) {
   if (status === 401) {
     $("key-box").hidden = false;
-    return "This server asks for its key: type it at the top of the page. (" + found.message + ")";
+    document.body.classList.add("locked");
+    return $("key").value ? "That is not this server's key." : "This server asks for its key: type it above.";
   }
   if (found.code === "wrong_keys") return "Too many wrong keys. Wait a few seconds, then try again.";
   if (status === 429 || status === 503) return "The server is still busy. Try again in a minute.";

@@ -4,6 +4,7 @@ async function start() {
   const answer = await (await ask("/book")).json();
   $("key-box").hidden = true;
   $("error").textContent = "";
+  document.body.classList.remove("locked");
   showBook(answer);
   if (book.parts.length) {
     await openAt(0);
