@@ -176,7 +176,7 @@ def test_interactive_obeys_commands(run_sample, monkeypatch):
     lines += [":cite on", ":random", ":where", ":cite maybe", ":quit", "never read"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     out, err = run_sample(interactive=True, max_new_tokens=5)
-    assert ":cite on, :cite off" in err and err.count("temperature 0.5\n") == 2
+    assert ":cite on, :cite off" in err and err.count("temperature 0.5\n") == 3
     assert "temperature hot: expected a number from 0 on" in err
     assert "there is no text yet" in err and "no passage of eight words" in err
     first, more, cited = out.rstrip("\n").split("\n")[0], *out.rstrip("\n").split("\n…", 1)[1:], err

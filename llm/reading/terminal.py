@@ -92,7 +92,7 @@ def read_line(prompt: str) -> str | None:
 
     On a terminal it can be edited, and arrow keys bring back earlier ones. Bytes that are not UTF-8 become U+FFFD.
     """
-    if hasattr(sys.stdin, "reconfigure"):  # a test may have replaced it
+    if hasattr(sys.stdin, "reconfigure") and sys.stdin.errors != "replace":  # possible before the first line alone
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         with contextlib.suppress(ImportError):  # Windows has none, but edits lines itself

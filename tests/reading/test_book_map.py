@@ -35,7 +35,7 @@ def test_the_windows_that_are_known_worst_are_named(path):
     path, data, rows = path
     worst = book_map.describe(path, data, width=80)[3:]
     assert len(worst) == 5 and all("%" in line for line in worst)
-    assert "slips at token 5, probability 4.1e-08: " in worst[0] and "by heart, probability 0.8" in worst[2]
+    assert "slips at token 5, probability 4.1e-08: " in worst[0] and "by heart, probability 0.7" in worst[2]
 
 
 def test_without_a_file_of_this_text_there_is_no_map(path, tmp_path, prepare):

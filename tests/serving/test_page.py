@@ -27,7 +27,7 @@ OFFLINE = (
 # axe-core is a tool of developers: npm install axe-core, in the folder of the repository or elsewhere
 AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core")) / "axe.min.js"
 DESKTOP, PHONE = (1280, 900), (390, 844)
-LEARNED = STORY[: STORY.index("\n\n", 3600)]  # of the tale, so much that learning it takes a few seconds
+LEARNED = STORY[: STORY.index("\n\n", 2600)]  # of the tale, so much that learning it takes a few seconds
 ARABIC = "كان يا ما كان في قديم الزمان ملك عظيم يحب الكتب والحكايات، وكان يقرأ كل ليلة كتابا جديدا.\n\n" * 30
 
 
@@ -52,7 +52,7 @@ def learned(package, tmp_path_factory):
         book = Book("The Echo Of The Kettle", "Nobody", LEARNED, chapters)
         options = dict(val_fraction=0, source={}, train_command=None)
         dataset.write_dataset(package / "data" / "learned", [book], tokenizer.gpt2(), **options)
-    shape = ["--n_layer=3", "--n_head=2", "--n_embd=128"]
+    shape = ["--n_layer=3", "--n_head=4", "--n_embd=128"]
     words = ["config/train_tale.py", "--dataset=learned", f"--out_dir={folder / 'out'}", "--dtype=float32", *shape]
     environment = os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "train.py", *words], cwd=package, env=environment, check=True, capture_output=True)
