@@ -9,11 +9,13 @@ extra serve. Only this machine is answered, unless LLM_API_KEY holds a key that 
 The routes are in serving/app.py.
 """
 
+import contextlib
 import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,9 @@ from llm.reading.load import LoadedModel, load_reader
 from llm.runtime import notice
 from llm.serving.access import LOOPBACK, Access, host_name
 from llm.serving.service import Before, Service
-from llm.serving.watching import Watcher, end_with_parent
+from llm.serving.watching import Watcher
+from llm.training.run import Run
+from llm.training.watching import Watched
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,52 @@ def main(cfg: Settings, on_start: Callable[[str], object] | None = None) -> None
         notice(f"{what} {service.name} at {address}; Ctrl-C finishes what runs and ends")
         if on_start:
             on_start(address)
-        end_with_parent()
         try:
             server.run(sockets=[server_socket])
         finally:
             service.close()
+
+
+def watch(run: Run, stack: contextlib.ExitStack) -> None:
+    """Show how a run learns, until the stack is closed."""
+    stack.enter_context(page_of_training(run.out_dir, run.display.line))
+    run.watched = Watched(run.out_dir, run.data, allowed=run.allowed, rt=run.rt)
+
+
+@contextlib.contextmanager
+def page_of_training(out_dir: Path, report: Callable[[str], object]) -> Iterator[None]:
+    """Serve the page that shows the training in out_dir, in a thread of this process, until the block ends.
+
+    So nothing of torch is loaded twice, which would take longer than a short training. report: gets the address.
+    """
+    cfg = Settings(out_dir=str(out_dir), watch=True)
+    access, stopped, servers = make_access(cfg, os.environ.get("LLM_API_KEY")), threading.Event(), []
+    server_socket = listen(cfg.host, free_port(cfg))
+
+    def run() -> None:
+        from llm.serving.app import make_app
+        from llm.serving.connections import Server
+
+        try:
+            watcher = Watcher(out_dir.resolve().name, out_dir)
+        except UserError as e:
+            report(str(e))
+            return
+        servers.append(Server(make_app(watcher, access), is_idle=watcher.is_idle))
+        if not stopped.is_set():
+            servers[0].run(sockets=[server_socket])
+
+    thread = threading.Thread(target=run, name="page", daemon=True)
+    with server_socket:
+        thread.start()
+        report(f"watch it learn at http://{cfg.host}:{server_socket.getsockname()[1]}")
+        try:
+            yield
+        finally:
+            stopped.set()
+            for server in servers:
+                server.should_exit = True
+            thread.join(5)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Every setting can stand in a config file (plain Python) or on the command line; 
 
 import contextlib
 import dataclasses
+import importlib
 import math
 import sys
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ def train(cfg: Settings, resume_command: str = "") -> int:
         if cfg.eval_only:
             return outputs.print_losses(run)
         wandb = dict(project=cfg.wandb_project, name=cfg.wandb_run_name, config=run.settings) if cfg.wandb_log else None
-        outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log, watch=cfg.watch)
+        outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log)
+        if cfg.watch and run.rt.is_main:
+            importlib.import_module("llm.serve").watch(run, stack)  # here alone: training works without serving/
         with run.stop.interrupt:
             learn(run, cfg)
             run.saver.finish()
@@ -219,7 +222,7 @@ def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
     out_dir = Path(cfg.out_dir)
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
-    metrics.require_services(wandb=cfg.wandb_log, tensorboard=cfg.tensorboard_log)
+    metrics.require_services(wandb=cfg.wandb_log, tensorboard=cfg.tensorboard_log, watch=cfg.watch)
     data = Dataset(cfg.dataset)
     if data.val is None and (cfg.target_loss or cfg.patience):
         raise UserError(

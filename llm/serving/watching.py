@@ -6,9 +6,6 @@ while there is none yet. No network here.
 
 import contextlib
 import json
-import os
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from llm.serving.room import Room
 from llm.storage import checkpoint
 from llm.text.dataset import Dataset
 from llm.training.metrics import METRICS, read_metrics
-from llm.training.watching import MAX_WINDOWS, PARENT, WATCH
+from llm.training.watching import MAX_WINDOWS, WATCH
 
 MAX_POINTS = 300  # of a curve
 RECENT = 20  # lines of metrics from which the speed is taken
@@ -164,19 +161,6 @@ class Watcher:
 
     def close(self) -> None:
         self.room.close()
-
-
-def end_with_parent() -> None:
-    """If a training has started this process, end it as Ctrl-C does when that has died."""
-    parent = os.environ.get(PARENT, "")
-
-    def wait() -> None:
-        while os.getppid() == int(parent):
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    if parent.isdecimal() and os.name == "posix":
-        threading.Thread(target=wait, daemon=True).start()
 
 
 def first_checkpoint(out_dir: Path) -> Path:

@@ -59,12 +59,10 @@ def describe_length(run: Run) -> str:
     return f"at most {updates}" if stop.target or stop.target_loss or stop.patience else updates
 
 
-def open_outputs(
-    run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool, watch: bool = False
-) -> None:
+def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool) -> None:
     """Compile the model, open metrics.jsonl and the display, and save the weights before the first update.
 
-    wandb: arguments of wandb.init, None = not used. watch: serve a page that shows how it learns.
+    wandb: arguments of wandb.init, None = not used.
     """
     rt = run.rt
     if rt.compile:
@@ -95,9 +93,6 @@ def open_outputs(
     if not run.resumed:
         with run.timer.measure("saving"):
             run.saver.write("ckpt_init.pt")
-    if watch and rt.is_main:
-        stack.enter_context(watching.page(run.out_dir, run.display.line))
-        run.watched = watching.Watched(run.out_dir, run.data, allowed=run.allowed, rt=rt)
 
 
 def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:

@@ -1,30 +1,24 @@
 """What a training shows to those who watch it (train.py --watch=True): which tokens it gets right by now, and a sample.
 
-Both come from what training computes anyway and go to watch.json in out_dir every few seconds. The page is served by a
-process of its own, serve.py --watch=True, at the lowest priority. Together that costs training under 3 %.
+Both come from what training computes anyway and go to watch.json in out_dir every few seconds. The page that shows them
+is serve.py's.
 """
 
 import contextlib
-import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from llm.configurator import PACKAGE, UserError, install_command
+from llm.configurator import UserError
 from llm.files import write_atomic
 from llm.model import GPT
 from llm.reading.generate import generate
 from llm.reading.reader import Reader
 from llm.reading.recall import PREFIX, SUFFIX, split_starts
-from llm.runtime import Runtime, notice
+from llm.runtime import Runtime
 from llm.text.dataset import Dataset
 
 WATCH = "watch.json"
@@ -34,8 +28,6 @@ SECONDS = 2.0  # between files
 SAMPLED = 40  # tokens of a sample
 SAMPLE_COST = 100  # times as long as a sample takes, training goes on before the next one: 1 % of it
 FIRST_SAMPLE = 3.0  # seconds before the first one
-PORT = 8000  # if it is free
-PARENT = "LLM_WATCHED_PROCESS"  # environment variable: the training's process, with which the page ends
 
 
 class Watched:
@@ -97,46 +89,3 @@ class Watched:
         content |= {"levels": self.levels().tolist(), "sample": self.sample}
         with contextlib.suppress(UserError):
             write_atomic(self.path, json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-def free_port() -> int:
-    """PORT, or any port that is free."""
-    for port in (PORT, 0):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as found:
-            return found.getsockname()[1]
-    raise UserError("no port of this machine is free; leave out --watch")
-
-
-@contextlib.contextmanager
-def page(out_dir: Path, report: Callable[[str], None] = notice) -> Iterator[None]:
-    """Serve the page that shows the training in out_dir until the block ends. UserError if the extra is missing."""
-    for module in ("uvicorn", "fastapi"):
-        if not installed(module):
-            raise UserError(f"--watch needs the extra serve, which is not installed; type: {install_command('serve')}")
-    port = free_port()
-    words = [sys.executable, str(PACKAGE / "serve.py"), "--watch=True", f"--out_dir={out_dir}", f"--port={port}"]
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid())},
-        start_new_session=True,  # Ctrl-C is the training's, which then ends the page
-    )
-    if hasattr(os, "setpriority"):  # not on Windows
-        os.setpriority(os.PRIO_PROCESS, process.pid, 19)  # the lowest: training must not wait for it
-    report(f"watch it learn at http://127.0.0.1:{port}")
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def installed(module: str) -> bool:
-    """Whether a module can be imported, without importing it."""
-    return importlib.util.find_spec(module) is not None

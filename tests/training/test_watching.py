@@ -1,6 +1,7 @@
 """A training that is watched: what it writes, what the page is told, and that it trains the same."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import STORY, losses
 
+from llm import serve
 from llm.reading.recall import PREFIX, SUFFIX
 from llm.serving.parameters import Refused
 from llm.serving.watching import Watcher, seconds_left, training_progress
@@ -25,7 +27,7 @@ from llm.training.watching import Watched
 @pytest.fixture
 def no_page(monkeypatch):
     """--watch=True without a server."""
-    monkeypatch.setattr(watching, "page", lambda out_dir, report: watching.contextlib.nullcontext())
+    monkeypatch.setattr(serve, "page_of_training", lambda out_dir, report: contextlib.nullcontext())
 
 
 def test_levels_say_how_far_a_window_is_right(prepare, tmp_path):
@@ -96,7 +98,7 @@ def test_time_left_follows_the_speed():
 
 
 @pytest.mark.slow
-def test_the_page_of_a_training_is_served_by_a_process_of_its_own_and_ends_with_it(package, served, tmp_path):
+def test_the_page_of_a_training_is_served_while_it_runs_and_ends_with_it(package, served, tmp_path):
     words = ["--dataset=served", "--block_size=128", "--n_layer=1", "--n_head=1", "--n_embd=8", "--watch=True"]
     training = subprocess.Popen(
         [sys.executable, str(package / "train.py"), *words, "--batch_size=1", "--gradient_accumulation_steps=1"],
