@@ -290,10 +290,8 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     begin.model.gradient_checkpointing = cfg.gradient_checkpointing
     model = begin.model.to(rt.device)
     block_size = model.config.block_size
-    ranks = dict(rank=rt.rank, world_size=rt.world_size)
-    batches = Batches(
-        data.train, block_size, cfg.batch_size, seed=cfg.seed, progress=progress, replay=cfg.replay, **ranks
-    )
+    order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
+    batches = Batches(data.train, block_size, cfg.batch_size, **order)
     optimizers, scaler = optimizers_of(cfg, model, rt, begin)
     measurable = not recall.recall_obstacle(block_size, n_tokens)
     allowed = allowed_ids(begin.corpus_ids, data.tokenizer.vocab_size)
