@@ -166,7 +166,7 @@ function choose(n) {
   pointed = null;
   lensSpot = spot;
   $("map").setAttribute("aria-valuenow", spot);
-  $("map").setAttribute("aria-valuetext", `${placeOf(starts[spot])}, ${inWordsOf(levels[spot])}`);
+  $("map").setAttribute("aria-valuetext", `${placeOf(starts[spot])} · ${inWordsOf(levels[spot])}`);
   describeSpot(spot);
   drawMap();
 }
