@@ -26,7 +26,7 @@ FORMAT = 1
 MAX_WINDOWS = 20_000
 SECONDS = 2.0  # between files
 SAMPLED = 40  # tokens of a sample
-SAMPLE_COST = 100  # times as long as a sample takes, training goes on before the next one: 1 % of it
+SAMPLE_COST = 60  # times as long as a sample takes, training goes on before the next one: under 2 % of it
 FIRST_SAMPLE = 3.0  # seconds before the first one
 
 
