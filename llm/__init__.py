@@ -48,4 +48,14 @@ def check_installation() -> None:
         sys.exit(f"{program}: error: not installed: {', '.join(missing)}; type: {typed}")
 
 
+def load(out_dir: str | Path, checkpoint_name: str = "ckpt.pt", **options):
+    """The trained model in a folder, for notebooks: a BookModel of reading/book_model.py.
+
+    options: device and dtype, as the settings of these names. Torch is loaded here, not by `import llm`.
+    """
+    from llm.reading.book_model import BookModel
+
+    return BookModel(out_dir, checkpoint_name, **options)
+
+
 check_installation()  # elsewhere, as in a notebook, importing a missing package raises Python's own ImportError

@@ -26,9 +26,10 @@ from llm.measuring import inputs, instrument, report
 from llm.measuring.hugging_face import HuggingFaceModel
 from llm.measuring.instrument import Folder, Plan
 from llm.measuring.models import OwnModel
-from llm.reading import recall, recitation
+from llm.reading import book_map, recall, recitation
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
+from llm.reading.windows import windows_path
 from llm.runtime import Runtime, notice
 from llm.storage.pretrained import load_model
 from llm.terminal import visible
@@ -134,6 +135,8 @@ def measure_own(cfg: Settings, rt: Runtime) -> None:
             if cfg.dataset is None or cfg.to:  # the recall.json in out_dir is about the book that the model learned
                 names = dict(checkpoint_name=cfg.checkpoint_name, step=info.iter_num, dataset=data.name)
                 recall.write(folder.path, figures | {"extraction": extraction}, **names)
+            if cfg.dataset is None:
+                lines = book_map.describe(windows_path(folder.path, cfg.checkpoint_name), data) + lines
             print(visible("\n".join(report.lines(extraction, beside_recall=True) + lines)))
 
 

@@ -9,10 +9,10 @@ The text goes to standard output as it is drawn, everything else to standard err
 trained text are ever drawn; a prompt may hold any. What happens beyond the model's context: see reading/generate.py.
 """
 
-import itertools
+import dataclasses
 import sys
 import time
-import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +29,17 @@ from llm.configurator import (
     run_script,
 )
 from llm.reading.cite import MIN_WORDS, BookIndex, split_words
+from llm.reading.contents import Contents
 from llm.reading.continuation import Continuation, step
 from llm.reading.generate import Sampling
+from llm.reading.interactive import interact, without_control_characters
 from llm.reading.load import LoadedModel, load_base_reader, load_reader
 from llm.reading.prompt import encode_prompt, prompt_notice
 from llm.reading.reader import MAX_BATCH
 from llm.reading.shelf import encode_in_book
+from llm.reading.terminal import INVENTED, PLACE, PLAIN, LineWriter, has_colours
 from llm.runtime import notice
-from llm.terminal import show
+from llm.terminal import displayed
 from llm.text.formats import read_text
 
 SEPARATOR = "---------------"  # between samples
@@ -67,8 +70,8 @@ class Settings(SamplingSettings):
     num_samples: PositiveInt = 1  # continuations of the prompt
     book: str | None = None  # of several: continue as the book with this title; without a prompt, from its first words
     stop: str | None = None  # end before this text
-    interactive: bool = False  # ask for a prompt, continue it, ask again; Ctrl-C ends the continuation
-    cite: bool = False  # mark what occurs word for word in the book, and where: chapter and line
+    interactive: bool = False  # ask for a prompt, continue it, ask again; :help lists its commands
+    cite: bool = False  # mark what occurs word for word in the book, and where: title, chapter, percent
 
 
 def read_prompt(start: str) -> str:
@@ -84,14 +87,6 @@ def read_prompt(start: str) -> str:
     return text.removesuffix("\n")  # which editors put at the end of every file
 
 
-def without_control_characters(prompt: str) -> str:
-    """The prompt without carriage returns, escape sequences' first bytes and the like, which a terminal would obey."""
-    cleaned = "".join(c for c in prompt if c in "\n\t" or unicodedata.category(c) != "Cc")
-    if cleaned != prompt.removesuffix("\r"):
-        notice("control characters left out of the prompt")
-    return cleaned
-
-
 class Writer:
     """Continues prompts and prints the text."""
 
@@ -101,13 +96,40 @@ class Writer:
         self.max_new_tokens, self.stop = cfg.max_new_tokens, [cfg.stop] if cfg.stop else []
         self.book = None if cfg.book is None else model.book(cfg.book)
         self.book_index: BookIndex | None = None
-        if cfg.cite:
-            if not model.book_text:
-                raise UserError(
-                    f"cite=True needs the text that {model.name} was trained on: {model.missing_book}; or leave out "
-                    "--cite"
-                )
+        self.contents: Contents | None = None
+        self.cite, self.last_text = False, ""  # last_text: prompt and continuation that were written last
+        self.set_cite(cfg.cite)
+
+    def set_cite(self, cite: bool) -> None:
+        """Whether to mark what stands in the book. UserError if that is not at hand."""
+        if cite:
+            self._index("cite=True")
+        self.cite = cite
+
+    def set_temperature(self, temperature: float) -> None:
+        self.sampling = dataclasses.replace(self.sampling, temperature=temperature)
+
+    def book_text(self) -> str:
+        """The text of the book that is continued, or of all. UserError if it is not at hand."""
+        if not self.model.book_text:
+            raise UserError(f"the text that {self.model.name} was trained on is missing: {self.model.missing_book}")
+        return self.book.text if self.book else self.model.book_text
+
+    def _index(self, wanted: str) -> BookIndex:
+        """The book prepared for looking up passages. UserError, about what is wanted, if it is not at hand."""
+        model = self.model
+        if model.split is None:
+            reason = f"{wanted} needs the text that {model.name} was trained on: {model.missing_book}"
+            raise UserError(reason + ("; or leave out --cite" if wanted == "cite=True" else ""))
+        if self.book_index is None:
             self.book_index = BookIndex(model.book_text, model.sections)
+            self.contents = Contents(model.split, model.tokenizer, model.books)
+        return self.book_index
+
+    def places(self, text: str) -> str:
+        """Where the passages of a text stand in the book, one a line; "" if there are none."""
+        spans = self._index(":where").spans(text)
+        return "\n".join(f"{self.contents.where(span.at)}: {span.words:,} words" for span in spans)
 
     def encode(self, prompt: str) -> list[int]:
         """The prompt's token ids; prints a notice if it is read otherwise than typed. UserError for an empty prompt."""
@@ -130,31 +152,34 @@ class Writer:
             notice(f"the prompt has {len(ids):,} tokens, the model sees the last {block_size:,} of them")
         return ids
 
-    def write(self, prompt: str, prompt_ids: list[int], numbers: range) -> None:
+    def write(self, prompt: str, prompt_ids: list[int], numbers: Sequence[int], *, printed: str | None = None) -> None:
         """Draw samples with these numbers together and print them, the first one as it is drawn.
 
+        printed: in place of the prompt, which is on the screen already; None = the prompt.
         With citations, each is printed when all are finished. After Ctrl-C, what is there is printed. The last notice
         is the speed.
         """
         began = time.perf_counter()
         continuations = [self._continuation(prompt_ids, number) for number in numbers]
         first, *others = continuations
-        live = self.book_index is None  # whether the first is printed as it is drawn
+        live, lines = not self.cite, LineWriter(sys.stdout)  # live: whether the first is printed as it is drawn
         if live:
-            show(prompt, end="")
+            lines.write(displayed(prompt if printed is None else printed))
         try:
             while any(continuation.finish_reason is None for continuation in continuations):
                 new_text = step(self.model.reader, continuations)[0]
                 if live and new_text:
-                    show(new_text, end="")
+                    lines.write(displayed(new_text))
         finally:
             seconds = time.perf_counter() - began
             rest = first.flush()
-            show(rest if live else self.with_citations(prompt + first.text))
+            lines.write(displayed(rest) if live else self.with_citations(displayed(prompt + first.text)))
             for continuation in others:
                 continuation.flush()
-                print(SEPARATOR)
-                show(self.with_citations(prompt + continuation.text))
+                lines.write(f"\n{SEPARATOR}\n{self.with_citations(displayed(prompt + continuation.text))}")
+            lines.end()
+            print(flush=True)
+            self.last_text = prompt + first.text
             n_tokens = sum(len(continuation.tokens) for continuation in continuations)
             notice(f"{n_tokens:,} tokens in {seconds:.1f} s, {n_tokens / seconds:,.0f} tokens/s")
 
@@ -171,43 +196,24 @@ class Writer:
         )
 
     def with_citations(self, text: str) -> str:
-        """A sample with its spans of the book marked, if citations are wanted; prints how many words they have."""
-        if self.book_index is None:
+        """A sample with its spans of the book marked, if citations are wanted; prints how many words they have.
+
+        In brackets with their places; where there are colours, what is invented has one, and the places are faint.
+        """
+        if not self.cite:
             return text
-        pieces = self.book_index.pieces(text)
+        pieces = self._index("cite=True").pieces(text)
         words = sum(span.words for _, span in pieces if span)
         notice(
             f"{words:,} of {len(split_words(text)):,} words stand in the book, in spans of {MIN_WORDS} words or more: "
             "marked, with the place in the text as it was learned"
         )
-        return "".join(f"⟦{piece}⟧ ({span.where()})" if span else piece for piece, span in pieces)
-
-
-def interact(writer: Writer) -> None:
-    """Ask for a prompt, continue it, and ask again, until the input ends or Ctrl-C is typed at the prompt."""
-    notice("type the beginning of a sentence; Ctrl-C ends a continuation, and here the program")
-    if hasattr(sys.stdin, "reconfigure"):  # a test may have replaced it
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    for number in itertools.count():  # a number of its own for each sample: a repeated prompt gets another one
-        print("> ", end="", file=sys.stderr, flush=True)
-        try:
-            line = sys.stdin.readline()
-        except KeyboardInterrupt:
-            line = ""
-        if not line:  # the end of the input
-            print(file=sys.stderr)
-            return
-        prompt = without_control_characters(line.removesuffix("\n"))
-        if "\ufffd" in prompt:
-            notice("the line is not UTF-8; type it again")
-        if not prompt or "\ufffd" in prompt:
-            continue
-        try:
-            writer.write(prompt, writer.encode(prompt), range(number, number + 1))
-        except UserError as e:  # a character that the model does not have: ask again
-            notice(str(e))
-        except KeyboardInterrupt:
-            pass
+        places = [(piece, self.contents.where(span.at) if span else "") for piece, span in pieces]
+        if has_colours(sys.stdout):
+            return "".join(
+                f"{piece}{PLACE} ({where}){PLAIN}" if where else f"{INVENTED}{piece}{PLAIN}" for piece, where in places
+            )
+        return "".join(f"⟦{piece}⟧ ({where})" if where else piece for piece, where in places)
 
 
 def main(cfg: Settings) -> None:
@@ -221,7 +227,7 @@ def main(cfg: Settings) -> None:
     if writer.book and prompt == Settings.start:
         prompt = ""  # which is the book's beginning
     if cfg.interactive:
-        interact(writer)
+        interact(writer, cfg.seed)
         return
     prompt_ids = writer.encode(prompt)
     for first in range(0, cfg.num_samples, MAX_BATCH):

@@ -15,6 +15,11 @@ def visible(message: str) -> str:
     return re.sub(CONTROLS, lambda found: ascii(found[0])[1:-1], message)
 
 
+def displayed(text: str) -> str:
+    """The text for standard output: exact for a file or a pipe, with escapes for a terminal."""
+    return visible(text) if sys.stdout.isatty() else text
+
+
 def show(text: str, *, end: str = "\n") -> None:
     """Print a text on standard output: exactly into a file or pipe, with escapes on a terminal."""
-    print(visible(text) if sys.stdout.isatty() else text, end=end, flush=True)
+    print(displayed(text), end=end, flush=True)

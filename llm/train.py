@@ -10,6 +10,7 @@ Every setting can stand in a config file (plain Python) or on the command line; 
 
 import contextlib
 import dataclasses
+import importlib
 import math
 import sys
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Settings(runtime.Settings):
     eval_only: bool = False  # evaluate once and stop; nothing is saved
     always_save_checkpoint: bool = True  # False: ckpt.pt only if val_loss improves, the latest state in ckpt_last.pt
     init_from: str = "scratch"  # scratch; resume (the run in out_dir); auto (either); or a model: gpt2, a folder
+    watch: bool = False  # also serve a page that shows what is known by now (extra: serve)
     # figures elsewhere
     wandb_log: bool = False  # also log to Weights & Biases (extra: wandb)
     wandb_project: str = "owt"  # its project
@@ -127,6 +129,8 @@ def train(cfg: Settings, resume_command: str = "") -> int:
             return outputs.print_losses(run)
         wandb = dict(project=cfg.wandb_project, name=cfg.wandb_run_name, config=run.settings) if cfg.wandb_log else None
         outputs.open_outputs(run, stack, wandb=wandb, tensorboard=cfg.tensorboard_log)
+        if cfg.watch and run.rt.is_main:
+            importlib.import_module("llm.serve").watch(run, stack)  # here alone: training works without serving/
         with run.stop.interrupt:
             learn(run, cfg)
             run.saver.finish()
@@ -218,7 +222,7 @@ def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
     out_dir = Path(cfg.out_dir)
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
-    metrics.require_services(wandb=cfg.wandb_log, tensorboard=cfg.tensorboard_log)
+    metrics.require_services(wandb=cfg.wandb_log, tensorboard=cfg.tensorboard_log, watch=cfg.watch)
     data = Dataset(cfg.dataset)
     if data.val is None and (cfg.target_loss or cfg.patience):
         raise UserError(
@@ -286,10 +290,8 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     begin.model.gradient_checkpointing = cfg.gradient_checkpointing
     model = begin.model.to(rt.device)
     block_size = model.config.block_size
-    ranks = dict(rank=rt.rank, world_size=rt.world_size)
-    batches = Batches(
-        data.train, block_size, cfg.batch_size, seed=cfg.seed, progress=progress, replay=cfg.replay, **ranks
-    )
+    order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
+    batches = Batches(data.train, block_size, cfg.batch_size, **order)
     optimizers, scaler = optimizers_of(cfg, model, rt, begin)
     measurable = not recall.recall_obstacle(block_size, n_tokens)
     allowed = allowed_ids(begin.corpus_ids, data.tokenizer.vocab_size)

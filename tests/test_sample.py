@@ -150,7 +150,7 @@ def test_more_samples_than_are_drawn_at_once_are_what_they_are_alone(run_sample)
 def test_spans_of_the_book_are_marked_with_their_place(run_sample):
     words = " ".join(STORY[:6000].split()[100:120])
     out, err = run_sample(start=f"He said: {words} but", cite=True)
-    assert out.startswith(f"He said: ⟦{words}⟧ (") and "line " in out
+    assert re.match(rf"He said: ⟦{re.escape(words)}⟧ \(Chapter 1. The Invalid, \d+ %\)", out)
     assert re.search(r"20 of \d+ words stand in the book, in spans of 8 words or more", err)
 
 
@@ -169,6 +169,35 @@ def test_interactive_asks_again_until_the_input_ends(run_sample, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("The echo\nThe echo"))
     one, two = run_sample(interactive=True).out.split("\nThe echo")
     assert one.removeprefix("The echo") != two.rstrip("\n")  # another try, another continuation
+
+
+def test_interactive_obeys_commands(run_sample, monkeypatch):
+    lines = [":help", ":temperature 0.5", ":temperature", ":temperature hot", ":more", ":where", "The echo", ":more"]
+    lines += [":cite on", ":random", ":where", ":cite maybe", ":quit", "never read"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    out, err = run_sample(interactive=True, max_new_tokens=5)
+    assert ":cite on, :cite off" in err and err.count("temperature 0.5\n") == 3
+    assert "temperature hot: expected a number from 0 on" in err
+    assert "there is no text yet" in err and "no passage of eight words" in err
+    first, more, cited = out.rstrip("\n").split("\n")[0], *out.rstrip("\n").split("\n…", 1)[1:], err
+    assert first.startswith("The echo") and more
+    assert re.search(r"\d+ of \d+ words stand in the book", cited) and ":cite maybe: no such command" in err
+    assert "⟦" in out and re.search(r"\d+ %: 1\d words", err)
+    assert "never read" not in out
+
+
+def test_bad_bytes_do_not_end_it(run_sample, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(b"The \xff echo\nThe echo\n"), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", stream)
+    out, err = run_sample(interactive=True, max_new_tokens=5)
+    assert "the line is not UTF-8; type it again" in err and out.startswith("The echo")
+
+
+def test_in_colour_what_is_invented_has_one(run_sample, monkeypatch):
+    words = " ".join(STORY[:6000].split()[100:120])
+    monkeypatch.setattr(sample, "has_colours", lambda stream: True)
+    out, _ = run_sample(start=f"{words} but", cite=True, max_new_tokens=3)
+    assert out.startswith(words + "\x1b[2m (Chapter 1. The Invalid, ") and "\x1b[33m but" in out and "⟦" not in out
 
 
 def test_ctrl_c_ends_a_continuation_and_not_the_program(run_sample, monkeypatch):

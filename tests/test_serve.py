@@ -246,7 +246,7 @@ def test_its_own_page_is_served_and_loads_nothing_from_elsewhere(port):
         assert ask(port, "GET", "/healthz", Host=host, Origin=f"http://{host}")[0] == 200
     status, page = ask(port, "GET", "/")
     assert status == 200 and "<title>Read it back</title>" in page
-    assert not re.search(r"(src|href)=.(?!data:)|https?://|@import", page)
+    assert not re.search(r"(src|href)=.(?!data:|#)|https?://|@import", page)
 
 
 def test_the_page_may_run_its_own_script_and_style_and_nothing_else(port):

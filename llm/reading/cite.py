@@ -43,6 +43,8 @@ class Span:
     chapter: str  # its heading; "" = none
     line: int  # of the book's text, counted from 1
     book: str = ""  # its title; "" = there is one alone
+    at: int = 0  # character of the book's text where it begins
+    book_end: int = 0  # and the one after its last
 
     def where(self) -> str:
         """For example "CHAPTER II, line 1,010"."""
@@ -176,7 +178,9 @@ class BookIndex:
             if length - n_characters + n_characters / CHARACTERS_PER_WORD >= MIN_WORDS:
                 section, line = self.place(self.word_starts[index])
                 start, end = matches[n].start(), matches[n + length - 1].end()
-                found.append(Span(start, end, length, section.chapter, line, section.book))
+                at, last = self.word_starts[index], index + length - 1
+                book_end = self.word_starts[last] + len(self.words[last])
+                found.append(Span(start, end, length, section.chapter, line, section.book, at, book_end))
             next_word = n + length
         return found
 

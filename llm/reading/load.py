@@ -30,6 +30,7 @@ class LoadedModel:
     missing_book: str  # why book_text is "", in one line; "" = it is at hand
     sections: list[Section] | None = None  # of book_text: books and chapters; None = unknown
     books: Sequence[ShelvedBook] = ()  # whose texts book_text holds, one after the other
+    split: dataset.Split | None = None  # the same as tokens; None = not at hand
 
     def book(self, title: str) -> ShelvedBook:
         """The book with this title. UserError if there is none, or the text is not at hand."""
@@ -96,7 +97,7 @@ def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -
         notice(f"without its book, prompts are tokenised as typed and sampling is slower: {missing_book}")
     reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), rt.dtype, book_ids=book_ids)
     book_text = "".join(book.text for book in books)
-    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections, books)
+    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections, books, split)
 
 
 def load_base_reader(init_from: str, *, rt: Runtime, seed: int) -> LoadedModel:

@@ -6,18 +6,19 @@
     POST /v1/completions        OpenAI's completions, streamed if asked
     POST /v1/chat/completions   OpenAI's chat completions: the last user message is continued
     POST /cite                  {"text": ...} in pieces, those that occur in the book with their place
+    GET  /book                  title, author, contents; /book/text?start=0&end=500; /book/windows: what is known of it
+    POST /compare               {"text": ...} in pieces, recited or invented, with the book's wording
+    POST /before/completions    as /v1/completions, from the model before it learned the book
+    GET  /watch                 how it learns, or has learned: progress and curves
 
 Needs the extra serve. Who may send requests: see access.py; how many connections, how slow: see connections.py.
 """
 
 import asyncio
-import base64
 import codecs
 import gc
-import hashlib
 import json
 import re
-from pathlib import Path
 
 import pydantic_core
 from fastapi import APIRouter, FastAPI, Request
@@ -27,19 +28,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llm.serving.access import Access
-from llm.serving.parameters import Refused
+from llm.serving.page import PAGE, PAGE_HEADERS
+from llm.serving.parameters import Refused, parameter, shown
+from llm.serving.room import Room
 from llm.serving.service import Service
+from llm.serving.watching import Watcher
 
-PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 MAX_BODY_BYTES = 1_000_000  # bytes of a request
 DISCONNECT_SECONDS = 0.5  # between checks whether a client that waits for an answer has left
 CLIENT_LEFT = 499  # nginx's status for a client that left; nobody reads it
-
-
-def hash_of(element: str) -> str:
-    """What a Content-Security-Policy calls the only element of this name on the page."""
-    content = re.search(rf"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)[1]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 HEADERS = {  # of each answer
@@ -49,15 +46,11 @@ HEADERS = {  # of each answer
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-PAGE_HEADERS = {  # the page may load nothing from elsewhere, and no other site may frame it
-    "Content-Security-Policy": f"default-src 'none'; style-src {hash_of('style')}; script-src {hash_of('script')}; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-}
 
 router = APIRouter()
 
 
-def make_app(service: Service, access: Access) -> FastAPI:
+def make_app(service: Service | Watcher, access: Access) -> FastAPI:
     """The application."""
     app = FastAPI(title="llm", openapi_url=None, redirect_slashes=False)
     app.state.service = service
@@ -164,14 +157,14 @@ async def get_page():
 
 @router.get("/healthz")
 async def get_health(request: Request):
-    engine = request.app.state.service.engine
-    return {"status": "ok", "running": len(engine.running), "waiting": len(engine.waiting)}
+    running, waiting = request.app.state.service.jobs()
+    return {"status": "ok", "running": running, "waiting": waiting}
 
 
 def model_object(service: Service) -> dict:
     """OpenAI's model object, and the titles of the books that the model was trained on."""
     model = {"id": service.name, "object": "model", "created": service.created, "owned_by": "llm"}
-    return model | {"books": [book.title for book in service.model.books]}
+    return model | {"books": service.overview()["books"]}
 
 
 @router.get("/v1/models")
@@ -198,8 +191,12 @@ async def post_chat_completions(request: Request):
 
 
 async def complete(request: Request, *, chat: bool) -> Response:
-    """The answer to a request for completions. Stops drawing when the client leaves."""
-    service = request.app.state.service
+    """The answer to a request for completions."""
+    return await answer_completion(request, request.app.state.service, chat=chat)
+
+
+async def answer_completion(request: Request, service: Service, *, chat: bool) -> Response:
+    """The answer to a request for completions from this service. Stops drawing when the client leaves."""
     completion_request = service.parse(await json_body(request), chat=chat)
     answer = await service.start(completion_request)
     if completion_request.stream:
@@ -212,9 +209,65 @@ async def complete(request: Request, *, chat: bool) -> Response:
     return Response(whole.result(), media_type="application/json")
 
 
-@router.post("/cite")
-async def post_cite(request: Request):
+@router.post("/before/completions")
+async def post_before_completions(request: Request):
+    before = request.app.state.service.before
+    if before is None:
+        raise Refused(404, "there is no checkpoint of the model before it learned: out_dir has no ckpt_init.pt")
+    return await answer_completion(request, await before.service(), chat=False)
+
+
+async def body_with_text(request: Request) -> dict:
+    """A request's JSON. Refused if it has no text."""
     body = await json_body(request)
     if not isinstance(body, dict) or not isinstance(body.get("text"), str):
         raise Refused(400, "text: expected a text", param="text")
-    return Json(await request.app.state.service.cite(body["text"]))
+    return body
+
+
+@router.post("/cite")
+async def post_cite(request: Request):
+    return Json(await request.app.state.service.cite((await body_with_text(request))["text"]))
+
+
+@router.post("/compare")
+async def post_compare(request: Request):
+    body = await body_with_text(request)
+    first = parameter(body, "first", 0, (int,), "a number of characters", lambda n: n >= 0)
+    return Json(await request.app.state.service.compare(body["text"], first))
+
+
+@router.get("/book")
+async def get_book(request: Request):
+    return Json(request.app.state.service.overview())
+
+
+def room_of(request: Request) -> Room:
+    """The reading room. Refused if the book is not at hand."""
+    room = request.app.state.service.room
+    if room is None:
+        raise Refused(404, request.app.state.service.overview()["reason"], code="no_book")
+    return room
+
+
+def query_number(request: Request, name: str) -> int:
+    """A number in the address. Refused if it is none."""
+    value = request.query_params.get(name, "")
+    if not re.fullmatch("[0-9]{1,15}", value):
+        raise Refused(400, f"{name} is {shown(value)}: expected a number", param=name)
+    return int(value)
+
+
+@router.get("/book/text")
+async def get_text(request: Request):
+    return Json(room_of(request).text(query_number(request, "start"), query_number(request, "end")))
+
+
+@router.get("/book/windows")
+async def get_windows(request: Request):
+    return Json(await request.app.state.service.windows(room_of(request)))
+
+
+@router.get("/watch")
+async def get_watch(request: Request):
+    return Json(await request.app.state.service.progress())

@@ -82,12 +82,14 @@ class Metrics:
             self.tensorboard.close()
 
 
-def require_services(*, wandb: bool, tensorboard: bool) -> None:
+def require_services(*, wandb: bool, tensorboard: bool, watch: bool = False) -> None:
     """UserError if a service that is asked for is not installed."""
     if wandb:
         require("wandb", "wandb")
     if tensorboard:
         require("torch.utils.tensorboard", "tensorboard")
+    for module in ("uvicorn", "fastapi") if watch else ():
+        require(module, "serve")
 
 
 def open_metrics(out_dir: Path, *, keep_bytes: int, wandb: dict | None, tensorboard: bool) -> Metrics:

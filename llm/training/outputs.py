@@ -19,7 +19,7 @@ from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
 from llm.terminal import visible
-from llm.training import finish, start, writing_phase
+from llm.training import finish, start, watching, writing_phase
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
@@ -120,7 +120,7 @@ def put_aside(out_dir: Path) -> None:
 
     What a run leaves that has saved nothing but its first weights is its figures: those weights are made again.
     """
-    names = [METRICS, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
+    names = [METRICS, watching.WATCH, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
     if checkpoint.resumable(out_dir):
         names = ["ckpt.pt", "ckpt_last.pt", "ckpt_init.pt", *names]
     names = [name for name in names if (out_dir / name).is_file() and (out_dir / name).stat().st_size]

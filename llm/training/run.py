@@ -22,6 +22,7 @@ from llm.training.metrics import Metrics, Timer, describe_loss
 from llm.training.saving import Saver
 from llm.training.schedule import Schedule
 from llm.training.stopping import StopRule
+from llm.training.watching import Watched
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Run:
     log: Metrics | None = None  # of rank 0, once the run writes files; as are the next two
     saver: Saver | None = None
     display: Display | None = None
+    watched: Watched | None = None  # of rank 0, with --watch
     start_time: float = 0.0  # of time.perf_counter
     errors: list[int] = field(default_factory=list)  # tokens of the text that the latest update got wrong
     n_known: torch.Tensor | float = 0.0  # stretches that were predicted without error since the last line of metrics
@@ -74,6 +76,8 @@ class Run:
     def grade(self, logits: torch.Tensor, y: torch.Tensor, *, replay: bool) -> None:
         """Compare a micro-batch's predictions with its targets y (B, T): collects `errors` and `known`."""
         correct = self.model.predicted_ids(logits) == y
+        if self.watched:
+            self.watched.note_batch(self.batches.starts, correct)
         if replay:
             self.errors += self.batches.first_errors(correct)
         n_known, n_graded = self.batches.count_known(correct, PREFIX, SUFFIX)
@@ -135,12 +139,15 @@ class Run:
             figures["skipped"] = skipped
         seconds, count = self.timer.lap("updates")
         tokens_per_s = count * self.tokens_per_iter / seconds
-        self.log.write(step, **figures, tokens_per_s=tokens_per_s, seconds=self.seconds())
+        expected = self.stop.expected_iters()
+        self.log.write(step, **figures, updates=expected, tokens_per_s=tokens_per_s, seconds=self.seconds())
+        if self.watched:
+            self.watched.update(self.model)
         notes = [f"{skipped:,} updates skipped (float16)"] if skipped else []
         notes += [] if known_share is None else [f"knows {known_share:.0%}"]
         self.display.update(
             step,
-            self.stop.expected_iters(),
+            expected,
             epoch=plan.epochs,
             loss=loss,
             lr=plan.lr,
@@ -156,6 +163,8 @@ class Run:
             loss = self.val_loss() if self.data.val else None
             measured = self._recall()
             self.finite.check_weights(step, self.model, loss)
+        if self.watched:
+            self.watched.update(self.model, now=True)
         if self.rt.is_main:
             share = measured.share if measured else None
             self.log.write(step, epoch=self.batches.epochs, val_loss=loss, recall=share, seconds=self.seconds())

@@ -65,6 +65,8 @@ class Step:
     block: int  # from 1
     loss: float  # weighted mean, in nats, estimated after the step
     known: float  # share of the tokens that were predicted with more than half of the probability before it
+    tokens: torch.Tensor  # (N,) indices into the text of those that this rank has predicted with their whole context
+    p: torch.Tensor  # (N,) their probabilities before it
 
 
 @torch.no_grad()
@@ -131,6 +133,7 @@ class Solver:
         self.n_other = getattr(model, "n_other", 0)  # tokens that share the last row of a compact table
         self.length = float(self.table.norm(dim=1).mean())  # |E|
         self.w = torch.cat([c.w for c in chunks])  # (N,), of all chunks
+        self.tokens = torch.cat([c.at for c in chunks])[(self.w == 1).cpu()]
         self.gain = float(model.transformer.ln_f.weight[0])
         self.steps_done, self.total = 0, total
         self.settled = False
@@ -175,9 +178,9 @@ class Solver:
                 break
             if self.interrupted():
                 return False
-            loss, known = self.step(generator, first=n == 0 and k == 0)
+            loss, known, p = self.step(generator, first=n == 0 and k == 0)
             self.steps_done += 1
-            self.report(Step(self.steps_done, self.total, n + 1, loss, known))
+            self.report(Step(self.steps_done, self.total, n + 1, loss, known, self.tokens, p))
         block.mlp.c_proj.weight.copy_(self.W.T)
         return True
 
@@ -200,15 +203,15 @@ class Solver:
         """The matrix in float64, on a device that has it."""
         return matrix.to("cpu" if self.rt.device.type == "mps" else self.rt.device).double()
 
-    def step(self, generator: torch.Generator, *, first: bool) -> tuple[float, float]:
-        """One Newton step: changes W and the gain. (loss after it, share of tokens known before it)."""
+    def step(self, generator: torch.Generator, *, first: bool) -> tuple[float, float, torch.Tensor]:
+        """One Newton step: changes W and the gain. (loss after it, share of tokens known before it, p of `tokens`)."""
         gram, rhs, doubt, p = self.sums(first, generator)
         full = self.w == 1
         counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
         known, n_doubtful, n = self.rt.sum(*counts)
         if not first and known == n and n_doubtful <= SETTLED * n:
             self.settled = True
-            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0
+            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
         if first:
@@ -221,7 +224,7 @@ class Solver:
             loss, size, momentum, self.gain = sample.search(self.gain)
         self.last = size * D + (momentum * self.last if momentum else 0.0)
         self.W += self.last
-        return loss, known / n
+        return loss, known / n, p[full]
 
     def sums(self, first: bool, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """(sum of d h h' (F, F), sum of d h t' (F, C)) over all ranks; (d (N,), p (N,)) of this rank's rows.

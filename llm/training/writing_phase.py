@@ -115,8 +115,12 @@ def report(run: Run, step: writing.Step) -> None:
     """Show a step and log its figures."""
     if run.rt.is_main:
         figures = dict(written_block=step.block, writing_loss=step.loss, known_tokens=step.known)
-        run.log.write(0, **figures, seconds=run.seconds())
+        counts = dict(writing_step=step.number, writing_steps=step.total)
+        run.log.write(0, **figures, **counts, seconds=run.seconds())
         run.display.writing(step)
+    if run.watched:
+        run.watched.note(step.tokens.numpy(), (step.p > 0.5).cpu().numpy())
+        run.watched.update(run.model)
 
 
 def save_block(run: Run, n_written: int) -> None:

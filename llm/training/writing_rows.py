@@ -26,6 +26,7 @@ class Chunk:
     keep: torch.Tensor  # (B, T) bool: the rows that count
     y: torch.Tensor  # (N,) rows of the token table: what follows each kept row
     w: torch.Tensor  # (N,) weights
+    at: torch.Tensor  # (N,) which token of the text follows each kept row, on the CPU
 
     @property
     def rows(self) -> torch.Tensor:
@@ -57,10 +58,10 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
         length = weights.size(1)
         at = (starts[:, None] + torch.arange(length + 1))[rt.rank :: rt.world_size]
         weights = weights[rt.rank :: rt.world_size]
-        targets, weights = rows[at[:, 1:]], weights.to(rt.device)
+        targets, weights, positions = rows[at[:, 1:]], weights.to(rt.device), at[:, 1:]
         x = F.embedding(rows[at[:, :-1]], model.lm_head.weight)  # all windows in one piece: freed as a whole
         x += model.transformer.wpe.weight[:length]
         n = max(1, (CHUNK if rt.device.type == "cpu" else GPU_CHUNK) // length)
-        for part, y, w in zip(x.split(n), targets.split(n), weights.split(n), strict=True):
-            chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0]))
+        for part, y, w, p in zip(x.split(n), targets.split(n), weights.split(n), positions.split(n), strict=True):
+            chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0], p[(w > 0).cpu()]))
     return chunks

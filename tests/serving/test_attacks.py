@@ -20,6 +20,7 @@ from attack_server import (
     stalled_reader,
     while_probed,
 )
+from conftest import STORY
 
 from llm.serving import connections
 from llm.serving.access import WRONG_KEYS
@@ -50,6 +51,17 @@ def test_a_text_to_cite_takes_linear_time_and_has_a_limit(server):
     assert status == 200 and seconds < SLOW and worst < SLOW
     status, answer = server.ask("POST", "/cite", {"text": "ab " * 120_000})
     assert status == 400 and "at most 262,144 are allowed" in answer
+
+
+@pytest.mark.parametrize("between", ["ab ", "the and of "], ids=["other words", "words of the book"])
+def test_a_text_to_compare_with_the_book_takes_linear_time(server, between):
+    """What lies between two recited passages is compared word by word, which is quadratic; so its length is limited."""
+    passage = " ".join(STORY[:6000].split()[100:110])
+    text = f"{passage} {between * 35}"
+    text *= 262_000 // len(text)
+    (status, answer), seconds, worst = while_probed(server, lambda: server.ask("POST", "/compare", {"text": text}))
+    assert status == 200 and "".join(piece["text"] for piece in json.loads(answer)["pieces"]) == text
+    assert seconds < 5 * SLOW and worst < SLOW
 
 
 @pytest.mark.parametrize("name, body", [pytest.param(name, body, id=name) for name, body in large_bodies().items()])

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from attack_server import COMPLETIONS, Server
+from conftest import STORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ NAMES += [
     "logit_bias",
 ]
 NAMES += ["presence_penalty", "frequency_penalty", "tools", "response_format"]
-PATHS = (COMPLETIONS, "/v1/chat/completions", "/cite")
+PATHS = (COMPLETIONS, "/v1/chat/completions", "/cite", "/compare")
 SLOWEST = 1.0  # seconds of CPU that a refusal may take; how long that is depends on who else is busy
 
 characters = st.characters(codec=None)  # lone surrogates, too
@@ -69,6 +70,7 @@ valid = {
     COMPLETIONS: st.fixed_dictionaries({"prompt": prompt}, optional=length | sampling | more),
     PATHS[1]: st.fixed_dictionaries({"messages": last} | length, optional=sampling),
     PATHS[2]: st.fixed_dictionaries({"text": st.text(max_size=200)}),
+    PATHS[3]: st.fixed_dictionaries({"text": st.lists(text | st.sampled_from(STORY.split(".")[:40])).map(".".join)}),
 }
 mixed = st.dictionaries(st.sampled_from(NAMES) | st.text(characters, max_size=6), anything, max_size=5)
 large = st.tuples(st.sampled_from(NAMES), anything, st.integers(1, 200_000)).map(
@@ -101,7 +103,7 @@ def check(server: Server, path: str, is_valid: bool, body: dict, counts: collect
         assert not is_valid or (status == 400 and "logprobs of a prompt" in answer), (status, answer)
         return
     assert "server_error" not in answer
-    if path == "/cite":
+    if path in ("/cite", "/compare"):
         assert "".join(piece["text"] for piece in json.loads(answer)["pieces"]) == body["text"]
     elif body.get("stream") is True:
         assert answer.endswith("data: [DONE]\n\n")
