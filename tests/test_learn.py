@@ -225,8 +225,8 @@ def test_the_tale_keeps_its_name(type_learn, data):
 @pytest.mark.parametrize(
     ("n_tokens", "shape"),
     [
-        (2, (4, 256, 1)),
-        (128, (4, 256, 127)),
+        (2, (6, 256, 1)),
+        (128, (6, 256, 127)),
         (129, (6, 256, 128)),
         (8975, (6, 256, 128)),
         (learn.SHORT_TEXT, (6, 256, 128)),

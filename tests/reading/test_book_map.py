@@ -17,7 +17,7 @@ def path(prepare, tmp_path):
         found = {"log_p": -9.0 - n if wrong else -0.01 * n, "greedy": not wrong, "first_slip": 4 if wrong else None}
         rows.append({"start_token": start, "start_char": 4 * start, "log_p_top40": None} | found)
     path = windows.windows_path(tmp_path, "ckpt.pt")
-    windows.begin(path, {"n_windows": len(rows), "text_sha256": data.train.sha256}, batch_size=4)
+    windows.begin(path, windows.header_of(len(rows), text_sha256=data.train.sha256), [])
     windows.append(path, rows)
     return path, data, rows
 

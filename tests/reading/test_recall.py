@@ -63,9 +63,9 @@ def test_windows_begin_every_50_tokens_and_fit(n, starts):
     assert recall.window_starts(n, 100).tolist() == starts
 
 
-def test_a_long_text_is_measured_on_2000_windows_from_all_over():
+def test_a_long_text_is_measured_on_1000_windows_from_all_over():
     starts = recall.window_starts(1_000_000, 100)
-    assert len(starts) == len(set(starts.tolist())) == 2000
+    assert len(starts) == len(set(starts.tolist())) == 1000
     assert starts[0] == 0 and starts[-1] == 999_900 and (starts % 50 == 0).all()
 
 

@@ -203,7 +203,7 @@ def test_interactive_prompts_are_those_of_the_named_book(run_sample, monkeypatch
 
 def test_citations_name_the_book(run_sample):
     out, _ = run_sample(book="pump", start="A child heard iron", cite=True)
-    assert "⟦A child heard iron" in out and "(The Pump, line 3)" in out
+    assert "⟦A child heard iron" in out and "(The Pump, 28 %)" in out
 
 
 def test_a_title_needs_the_book_and_has_to_be_known(run_sample, shelf, monkeypatch):

@@ -101,15 +101,15 @@ def test_the_map_comes_from_the_per_window_file(contents, tmp_path):
     path = windows.windows_path(tmp_path, "ckpt.pt")
     levels = WindowLevels(contents)
     assert not levels.load(path)
-    header = {"n_windows": 2, "suffix": 50, "text_sha256": contents.split.sha256}
+    header = windows.header_of(2, suffix=50, text_sha256=contents.split.sha256)
     row = {"start_token": 0, "start_char": 0, "log_p": -1.0, "log_p_top40": None, "greedy": True, "first_slip": None}
-    windows.begin(path, header, batch_size=1)
+    windows.begin(path, header, [])
     windows.append(path, [row])
     assert not levels.load(path) and levels.load(path, whole=False)  # a measurement is running
     windows.append(path, [row | {"start_char": 10**9, "greedy": False, "first_slip": 25}])
     assert levels.load(path)
     assert (levels.starts.tolist(), levels.levels.tolist()) == ([0, 5999], [100, 50])
-    windows.begin(path, header | {"text_sha256": "of another text"}, batch_size=1)
+    windows.begin(path, header | {"text_sha256": "of another text"}, [])
     assert not levels.load(path, whole=False)
     path.write_bytes(b"damaged\n")
     assert not levels.load(path) and levels.answer()["levels"] == [100, 50]
