@@ -205,7 +205,8 @@ def settings_of_scripts() -> set[str]:
     return {field.name for cls in classes for field in dataclasses.fields(cls)}
 
 
-NO_SETTINGS = {"key", "learning_rat", "nproc_per_node", "times", "wrap"}  # examples; options of other programs
+# examples; options of other programs
+NO_SETTINGS = {"key", "learning_rat", "nproc_per_node", "seconds", "times", "wrap"}
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "LOG.md"], ids=relative)
