@@ -11,9 +11,8 @@ from llm.text.scripts import mostly_spaceless
 BOOK_BLOCK_SIZE = 256  # tokens: block_size of the config files for books
 SHOWN = 200  # characters of a book's beginning and end
 SHOWN_CHAPTERS = 4
-# tokens of a text -> minutes of training on two CPU cores (BENCHMARKS.md); between them, straight lines of logarithms;
-# above 60,000 tokens training is gradient descent (MAX_TOKENS in training/writing_phase.py)
-MINUTES = ((9_000, 0.25), (21_500, 0.75), (50_000, 3.3), (60_000, 5), (60_001, 13), (122_300, 37))
+# tokens of a text -> minutes of learning on two CPU cores (BENCHMARKS.md); between them, straight lines of logarithms
+MINUTES = ((9_000, 0.17), (21_500, 0.6), (50_000, 2.3), (133_900, 17.4))
 
 
 def expected_minutes(n_tokens: int) -> float:
