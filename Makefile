@@ -30,7 +30,7 @@ REFUSALS := tests/test_bad_input.py tests/storage tests/text/test_dataset.py tes
 demo: .venv/installed
 	cd llm && ../$(BIN)/python learn.py data/tale/tale.txt
 	@echo
-	cd llm && ../$(BIN)/python sample.py --out_dir=out-tale --start="Keep your finger on" --temperature=0 --max_new_tokens=150
+	cd llm && ../$(BIN)/python sample.py --out_dir=out-tale --start="Ibbet reached across" --temperature=0 --max_new_tokens=150
 	@echo
 	@echo "next, to use the scripts yourself: source .venv/bin/activate && cd llm"
 
