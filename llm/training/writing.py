@@ -1,4 +1,6 @@
-"""Write a text into a GPT in closed form: no gradient descent, a cost per token that does not depend on the length.
+"""Write a text into a GPT in closed form, without gradient descent.
+
+A step costs the same per token however long the text is; a longer text gets a larger model (writing_shape.py).
 
 With heads that copy the last tokens (network/copying_heads.py), what an MLP reads is known before any training. So its
 hidden units can be random and its output matrix solved for, one block after the other:
