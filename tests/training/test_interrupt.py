@@ -107,11 +107,11 @@ def saved_step(folder) -> int:
 
 
 def state(folder):
-    """Everything that a run leaves, except times."""
+    """Everything that a run leaves, except times and how many updates were planned."""
     content = checkpoint.read(folder / "ckpt.pt", checkpoint.PARTS)
     loop = {k: v for k, v in content["loop"].items() if k not in ("seconds", "metrics_bytes")}
     parts = {name: checkpoint.digest(content[name]) for name in checkpoint.PARTS}
-    return parts, loop, content["iter_num"], timeless(read_metrics(folder), "updates")  # planned length: changed on resume
+    return parts, loop, content["iter_num"], timeless(read_metrics(folder), "updates")
 
 
 def test_ctrl_c_saves_and_the_resumed_run_equals_an_uninterrupted_one(start, learn, tmp_path, capsys):
