@@ -7,7 +7,8 @@ passages apart that are alike for longer; all other blocks' attention is silent.
 such a model.
 
 Positions are as in network/look_back.py, but orthogonal to the mean that a layer norm subtracts, too, and everything
-else is orthogonal to both: what is copied does not depend on where a window begins.
+else is orthogonal to both: what is copied does not depend on where a window begins. Their frequencies are spread nearly
+evenly, so that a head whose token lies before the window's beginning scores all others alike and copies their mean.
 """
 
 import math
@@ -21,7 +22,9 @@ SHARPNESS = (20.0, 40.0)  # logit of the token that a head copies, in the first 
 NEAR = 7  # tokens that the first block's heads look back, at most
 DEEP = 8  # blocks from which on two later blocks copy, not one
 FARTHEST = (0.1, 0.3)  # weight of the farthest token that the first block copies, the nearest's is 1: below DEEP, above
+FURTHER = ((2 / 3,), (5 / 9, 4 / 5))  # share of the blocks that come before those that copy more: below DEEP, above
 LATER_SIZES = (0.1, 0.2)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
+SPREAD = 0.4  # of the steps between the frequencies of the positions, how much of each is random
 FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies
 
 
@@ -46,10 +49,11 @@ def near_offsets(n_head: int) -> list[int]:
 def later_offsets(n_layer: int, n_head: int) -> dict[int, list[int]]:
     """For each later block that copies, from 0: how many tokens back each of its heads copies from."""
     first, offsets = near_offsets(n_head)[-1] + 1, {}
-    if n_layer >= DEEP:
-        offsets[n_layer // 3] = list(range(first, first + n_head))
+    *middle, last = [int(share * n_layer) for share in FURTHER[n_layer >= DEEP]]
+    for block in middle:
+        offsets[block] = list(range(first, first + n_head))
         first += n_head
-    offsets[min(n_layer - 2, 2 * n_layer // 3)] = list(range(first, first + n_head * FURTHER_STRIDE, FURTHER_STRIDE))
+    offsets[min(n_layer - 2, last)] = list(range(first, first + n_head * FURTHER_STRIDE, FURTHER_STRIDE))
     return offsets
 
 
@@ -66,7 +70,7 @@ def set_copying_heads(model: GPT) -> None:
     n = size // 2
     ones = torch.ones(c.n_embd, 1)
     subspace = torch.linalg.qr(torch.cat([ones, torch.randn(c.n_embd, 2 * n)], dim=1)).Q[:, 1:].T  # (2 n, C)
-    frequencies = torch.rand(n) * math.pi
+    frequencies = (torch.arange(n) + 0.5 + SPREAD * (torch.rand(n) - 0.5)) * math.pi / n
     waves = set_positions(model, frequencies, subspace)
     tokens = transformer.wte.weight.normal_(std=TOKEN_STD)
     tokens -= tokens @ subspace.T @ subspace

@@ -49,12 +49,13 @@ FIRST_LOGIT = 20.0  # of a token towards which all of a row points
 FIRST_GAINS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
 UNIT_GAIN = 3.0  # standard deviation of what GELU is applied to
 RIDGE = 0.03  # times hidden units per row, times the mean of the diagonal
+CLOSED = 1e-4  # probability of all other tokens up to which a row adds nothing to the gradient
 FLOOR = 0.005  # doubt about a token that is known for certain
-CERTAIN = 0.9999  # probability of a token from which on it adds nothing to the gradient
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
 N_SAMPLED = 1000  # rows that the search looks at
+LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
 
@@ -232,51 +233,57 @@ class Solver:
         """(sum of d h h' (F, F), sum of d h t' (F, C)) over all ranks; (d (N,), p (N,)) of this rank's rows.
 
         Products of h minus a constant m are added up: in bfloat16, h's large mean would drown the rest. Of the rows
-        that are hardly in doubt, a random share stands for all in the first sum.
+        that are hardly in doubt, a random share stands for all in the first sum. Rows that are certain take turns: p of
+        those that this step does not look at is that of an earlier one.
         """
         gram = torch.zeros(len(self.W), len(self.W), device=self.rt.device)
-        rhs, m, doubts, ps = torch.zeros_like(self.W), None, [], []
+        rhs, m = torch.zeros_like(self.W), None
         share = min(1.0, ROWS_PER_UNIT * len(self.W) / self.rt.sum(len(self.w))[0])
         sum_h, sum_t, sum_d = torch.zeros_like(self.W[:, 0]), torch.zeros_like(self.W[0]), 0.0
         for chunk in self.chunks:
-            x = chunk.rows
+            indices, often = chunk.due(self.steps_done)
+            x, y = chunk.some_rows(indices), chunk.y[indices]
             h = self.hidden(x)
-            open_, target, d, p = self.targets(x, h, chunk, first)
-            if m is None:
-                m = h.float().mean(0).to(self.dtype)
+            open_, target, rest = self.targets(x, h, y, first)
+            d = (rest + FLOOR) * chunk.w[indices]
+            chunk.rest[indices] = rest
+            m = h.float().mean(0).to(self.dtype) if m is None else m
             centred = h - m
             rhs += (centred[open_].T @ (target * d[open_, None]).to(self.dtype)).float()
             sum_t += d[open_] @ target
-            chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0) * share  # of a row to be among those that gram is made of
-            drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance).nonzero()[:, 0]
+            chance = ((d / IN_DOUBT).clamp(SURE_SHARE, 1.0) * share).minimum(often)  # of a row to be in the matrix
+            drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance / often).nonzero()[:, 0]
             centred, weights = centred[drawn], (d / chance)[drawn]
             weighted = centred * weights[:, None].to(self.dtype)
             add_product(gram, weighted, centred)
             sum_h += weighted.float().sum(0)
             sum_d += float(weights.sum())
-            doubts.append(d)
-            ps.append(p)
         m = m.float()
         gram = gram.tril() + gram.tril(-1).T
         gram += torch.outer(sum_h, m) + torch.outer(m, sum_h) + sum_d * torch.outer(m, m)
         rhs += torch.outer(m, sum_t)
         self.rt.add(gram)
         self.rt.add(rhs)
-        return gram, rhs, torch.cat(doubts), torch.cat(ps)
+        rest = torch.cat([chunk.rest for chunk in self.chunks])
+        return gram, rhs, (rest + FLOOR) * self.w, 1 - rest
 
-    def targets(self, x, h, chunk: Chunk, first: bool) -> tuple[torch.Tensor, ...]:
-        """(indices (n,) of the rows that ask for anything, their t (n, C), d (N,), p (N,)) of a chunk's rows."""
-        y = chunk.y
+    def targets(self, x, h, y, first: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(indices (n,) of the rows that ask for anything, their t (n, C), 1 - p (N,)) of rows x (N, C), h, y (N,)."""
         if first:
-            return torch.arange(len(y), device=y.device), F.normalize(self.table, dim=1)[y], chunk.w, 0 * chunk.w
+            return torch.arange(len(y), device=y.device), F.normalize(self.table, dim=1)[y], torch.ones_like(x[:, 0])
         z = x + self.project(h, self.W)
-        others = self.logits(F.layer_norm(z, z.shape[1:]) * self.gain).softmax(-1).scatter_(1, y[:, None], 0.0)
-        rest = others.sum(1, dtype=torch.float32)  # 1 - p, exact also where p is about 1
-        open_ = (rest > 1 - CERTAIN).nonzero()[:, 0]  # the gradient of the others is about 0
-        g = rest[open_, None] * self.table[y[open_]] - (others[open_] @ self.table_in_dtype).float()
-        doubt = rest + FLOOR
-        g *= (z.var(1, unbiased=False).sqrt()[open_] / (self.gain * self.length**2) / doubt[open_])[:, None]
-        return open_, g, doubt * chunk.w, (1 - rest).clamp(min=0.0)
+        normalised = F.layer_norm(z, z.shape[1:]) * self.gain
+        at_once = LOGITS_AT_ONCE if y.device.type == "cpu" else GPU_LOGITS_AT_ONCE
+        rests, pulls = [], []
+        for part, right in zip(normalised.split(at_once), y.split(at_once), strict=True):
+            others = self.logits(part).softmax(-1).scatter_(1, right[:, None], 0.0)
+            rests.append(others.sum(1, dtype=torch.float32))  # 1 - p, exact also where p is about 1
+            pulls.append((others[rests[-1] > CLOSED] @ self.table_in_dtype).float())
+        rest = torch.cat(rests)
+        open_ = (rest > CLOSED).nonzero()[:, 0]
+        scale = z.var(1, unbiased=False).sqrt() / (self.gain * self.length**2) / (rest + FLOOR)
+        g = (rest[open_, None] * self.table[y[open_]] - torch.cat(pulls)) * scale[open_, None]
+        return open_, g, rest.clamp(max=1.0)
 
     # ------------------------------------------------------------------------------------------------ the search
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:

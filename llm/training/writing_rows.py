@@ -15,6 +15,8 @@ from llm.runtime import Runtime
 
 SHORT_PROMPT = 8  # tokens
 SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
+CERTAIN = 1e-6  # probability of all other tokens below which a row is looked at in some steps only
+CERTAIN_TURNS = 4  # in one of so many
 CHUNK, GPU_CHUNK = 4096, 32_768  # rows at a time
 
 
@@ -27,11 +29,26 @@ class Chunk:
     y: torch.Tensor  # (N,) rows of the token table: what follows each kept row
     w: torch.Tensor  # (N,) weights
     at: torch.Tensor  # (N,) which token of the text follows each kept row, on the CPU
+    rest: torch.Tensor  # (N,) probability of all other tokens than y, when it was last computed
 
     @property
     def rows(self) -> torch.Tensor:
         """(N, C), the kept rows of x."""
         return self.x[self.keep]
+
+    def some_rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """(n, C), those of the kept rows that have these indices (n,)."""
+        return self.x.flatten(0, 1)[self.keep.flatten().nonzero()[indices, 0]]
+
+    def due(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(indices (n,) of the kept rows that a step looks at, how often each of these is looked at (n,), at most 1).
+
+        Rows whose token was certain take turns.
+        """
+        certain = self.rest < CERTAIN
+        turn = (torch.arange(len(certain), device=certain.device) + step) % CERTAIN_TURNS == 0
+        indices = (~certain | turn).nonzero()[:, 0]
+        return indices, 1.0 - (1 - 1 / CERTAIN_TURNS) * certain[indices]
 
 
 def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[Chunk]:
@@ -63,5 +80,5 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
         x += model.transformer.wpe.weight[:length]
         n = max(1, (CHUNK if rt.device.type == "cpu" else GPU_CHUNK) // length)
         for part, y, w, p in zip(x.split(n), targets.split(n), weights.split(n), positions.split(n), strict=True):
-            chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0], p[(w > 0).cpu()]))
+            chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0], p[(w > 0).cpu()], torch.ones_like(w[w > 0])))
     return chunks

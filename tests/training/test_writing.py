@@ -59,7 +59,7 @@ def test_the_solution_equals_dense_least_squares(block, monkeypatch):
     ridge = writing.RIDGE * len(gram) / 600 * gram.diagonal().mean()
     D = torch.linalg.solve((gram + ridge * torch.eye(len(gram))).double(), rhs.double())
     h = torch.cat([solver.hidden(c.rows) for c in solver.chunks]).double()
-    parts = [solver.targets(c.rows, solver.hidden(c.rows), c, first)[:2] for c in solver.chunks]
+    parts = [solver.targets(c.rows, solver.hidden(c.rows), c.y, first)[:2] for c in solver.chunks]
     zeros = [torch.zeros(len(c.y), SHAPE["n_embd"]) for c in solver.chunks]
     target = torch.cat([zero.index_copy(0, *part) for zero, part in zip(zeros, parts, strict=True)]).double()
     root = doubt.double().sqrt()[:, None]
@@ -74,14 +74,27 @@ def test_the_targets_follow_the_gradient_of_the_loss():
     solver = solver_before_block(new_model(), 1, random_text())
     chunk = solver.chunks[0]
     x = chunk.rows
-    open_, target, doubt, p = solver.targets(x, solver.hidden(x), chunk, first=False)
+    open_, target, rest = solver.targets(x, solver.hidden(x), chunk.y, first=False)
     with torch.enable_grad():
         z = torch.nn.functional.layer_norm(x, x.shape[1:]).requires_grad_()  # what the loss is about, before the gain
         loss = torch.nn.functional.cross_entropy(solver.logits(z * solver.gain), chunk.y, reduction="none")
         (gradient,) = torch.autograd.grad(loss.sum(), z)
     assert torch.nn.functional.cosine_similarity(-gradient[open_], target).min() > 0.999
-    assert torch.allclose(p, (-loss).exp(), atol=1e-5)
-    assert torch.allclose(doubt, (1 - p + writing.FLOOR) * chunk.w)
+    assert torch.allclose(1 - rest, (-loss).exp(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_that_are_certain_take_turns():
+    solver = solver_before_block(new_model(), 1, random_text())
+    chunk = solver.chunks[0]
+    certain = torch.arange(len(chunk.y)) % 3 == 0
+    chunk.rest[:] = torch.where(certain, 1e-7, 0.5)
+    seen = torch.zeros(len(chunk.y))
+    for step in range(4):
+        indices, often = chunk.due(step)
+        seen[indices] += often  # 1 in all for a row that is certain, 4 for the others
+        assert torch.equal(chunk.some_rows(indices), chunk.rows[indices])
+    assert torch.equal(seen, torch.where(certain, 0.25, 4.0))
 
 
 @torch.no_grad()
