@@ -155,6 +155,12 @@ class Document:
             mark, note = self.pending.pop(0)
             self.builder.add_note(mark, [self.inline(p).strip() for p in note.iter() if local_name(p) == "p"])
 
+    def end(self) -> None:
+        """Append what is left after the last paragraph."""
+        if text := self.unfinished.strip():
+            self.builder.add(text)
+        self.add_notes()
+
     def paragraph(self, element: Element) -> None:
         properties = child(element, "pPr")
         style = value(properties, "pStyle")
@@ -239,7 +245,7 @@ def docx_book(archive: Archive, *, footnotes: bool = True) -> Book:
     styles, numbering = Styles(part("word/styles.xml")), Numbering(part("word/numbering.xml"))
     document = Document(styles, numbering, notes, footnotes=footnotes)
     document.walk(body)
-    document.add_notes()
+    document.end()
     core = part("docProps/core.xml")
     title = text_of(child(core, "title")) or document.title
     return Book(title, text_of(child(core, "creator")), document.builder.text(), document.builder.chapters)

@@ -4,12 +4,14 @@ import bz2
 import gzip
 import lzma
 import re
+import textwrap
 import zipfile
 
 import pytest
 from books import PARAGRAPHS, VERSE, W, docx, epub, escaped, page, pdf, word_paragraph, zipped
 
 from llm.configurator import UserError
+from llm.data.book.prepare import cleaned
 from llm.text import packed
 from llm.text.formats import read_book, read_text, source_of
 
@@ -46,6 +48,31 @@ def test_front_matter_of_markdown_is_no_prose():
     assert (book.text, book.title, book.author) == (BOOK, "The Ferry", "A. Nobody")
 
 
+@pytest.mark.parametrize(
+    "front",
+    [
+        "---\ntitle: The Ferry\nauthor:\n  - A. Nobody\n  - name: B. Else\nkeywords: [a, b]\n---\n\n",
+        "---\nauthors: [A. Nobody, 'B. Else']\ntitle: \"The Ferry\"\n...\n\n",
+        '+++\ntitle = "The Ferry"\nauthors = ["A. Nobody", "B. Else"]\n+++\n\n',
+        "% The Ferry\n% A. Nobody; B. Else\n% 3 March 1871\n\n",
+    ],
+)
+def test_front_matter_comes_in_several_forms(front):
+    book = read(front + BOOK)
+    assert (book.text, book.title, book.author) == (BOOK, "The Ferry", "A. Nobody, B. Else")
+
+
+def test_two_spaces_at_a_line_end_of_markdown_keep_it():
+    """In other texts they are left over from an editor."""
+    lines = textwrap.wrap(" ".join(PARAGRAPHS), 66)
+    broken = [*lines[:2], f"{lines[2]}  ", *lines[3:]]
+    wrapped = "\n\n".join(["# One", *["\n".join(lines)] * 3, "# Two", "\n".join(broken)]) + "\n"
+    whole, halves = " ".join(lines), f"{' '.join(lines[:3])}  \n{' '.join(lines[3:])}"
+    assert cleaned(read(wrapped), unwrap=True).text == "\n\n".join(["# One", *[whole] * 3, "# Two", halves]) + "\n"
+    plain = wrapped.replace("# ", "")
+    assert cleaned(read(plain), unwrap=True).text == "\n\n".join(["One", *[whole] * 3, "Two", whole]) + "\n"
+
+
 @pytest.mark.parametrize("text", [f"{BOOK}#hashtag\n", f"---\n{BOOK}---\n", f"{BOOK}\n#1 of three\n# 2\n"])
 def test_a_number_sign_alone_makes_no_markdown(text):
     assert (read(text).text, read(text).chapters) == (text, [])
@@ -68,6 +95,7 @@ def test_html_gives_paragraphs_and_no_furniture():
         ("<p>one<br><br>two</p>", "one\n\ntwo\n"),
         ("<pre>\n a  b\n  c\n</pre><p>d</p>", " a  b\n  c\n\nd\n"),
         ("<ul><li>a<li>b</ul><ol start=3><li><p>c</p></li><li>d</ol>", "- a\n- b\n\n3. c\n4. d\n"),
+        ("<ol type=a><li>a<li>b</ol><ol type=I start=9><li>c<li type=i>d</ol>", "a. a\nb. b\n\nIX. c\nx. d\n"),
         ("<table><tr><td>a</td><td>b</td></tr><tr><td>c<td>d</table>", "a\tb\nc\td\n"),
         ("<p>a</p><hr><p>b</p><hr><h2>c</h2><p>d</p><hr>", "a\n\n* * *\n\nb\n\nc\n\nd\n"),
         ("<p><ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</rt></ruby>です</p>", "漢字です\n"),
@@ -97,6 +125,20 @@ def test_headings_of_html_are_chapters():
 @pytest.mark.parametrize("encoding, declared", [("cp1252", "iso-8859-1"), ("koi8_r", "koi8-r"), ("utf-8", "latin-1")])
 def test_html_is_decoded_as_it_declares_but_utf8_stays_utf8(encoding, declared):
     text = "Père – Noël" if encoding != "koi8_r" else "Дед Мороз"
+    assert read(f"<html><meta charset='{declared}'><p>{text}</p>".encode(encoding)).text == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    "declared, encoding, text",
+    [
+        ("gb2312", "gbk", "钟楼的钥匙不见了，朱镕知道它在哪里。"),
+        ("x-sjis", "cp932", "①番の鐘は鳴らなかった。髙い塔だ。"),
+        ("ks_c_5601-1987", "cp949", "종은 울리지 않았다. 똠방각하."),
+        ("ISO-8859-9", "cp1254", "“Çan” çalmadı…"),
+    ],
+)
+def test_a_declared_encoding_is_the_one_that_browsers_read(declared, encoding, text):
+    """Pages name an older encoding than the one that they are in."""
     assert read(f"<html><meta charset='{declared}'><p>{text}</p>".encode(encoding)).text == f"{text}\n"
 
 
@@ -161,6 +203,25 @@ def test_footnotes_stand_at_the_end_of_the_chapter_that_names_them(where):
     assert read(epub(pages)).text == WITH_NOTE
 
 
+def test_footnotes_may_have_signs_as_marks():
+    one = '<p>a<a epub:type="noteref" href="#n">*</a> b<a epub:type="noteref" href="#n">*</a></p>'
+    pages = {"a.xhtml": page(f'{one}<aside epub:type="footnote" id="n"><p>A note.</p></aside>')}
+    assert read(epub(pages)).text == "a[*] b[*]\n\n[*] A note.\n"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_translators_and_illustrators_are_no_authors(version):
+    names = [("B. Trans", "trl"), ("C. Draw", "ill"), ("D. Else", "aut")]
+    creators = "".join(
+        f'<dc:creator opf:role="{role}">{name}</dc:creator>'
+        if version == 2
+        else f'<dc:creator id="{role}">{name}</dc:creator><meta refines="#{role}" property="role">{role}</meta>'
+        for name, role in names
+    )
+    data = epub({"a.xhtml": ONE}, opf=f'<x xmlns:dc="d" xmlns:opf="o">{creators}</x>')
+    assert read(data).author == "A. Nobody, D. Else"
+
+
 def test_footnotes_can_be_dropped():
     book = read(epub({"a.xhtml": page(NOTED.format("") + NOTE), "b.xhtml": TWO}), footnotes=False)
     assert book.text == f"One\n\nText more.\n\nEnd.\n\nTwo\n\n{BOOK}"
@@ -222,6 +283,16 @@ def test_docx_keeps_line_breaks_and_tabs_and_leaves_out_what_is_not_shown():
     runs += "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:ins><w:r><w:t> new</w:t></w:r></w:ins>"
     runs += "<w:r><w:rPr><w:vanish/></w:rPr><w:t>hidden</w:t></w:r><w:r><w:instrText>PAGE</w:instrText></w:r>"
     assert read(docx(f"<w:p>{runs}</w:p>")).text == "one\ntwo\tthree new\n"
+
+
+def test_docx_joins_paragraphs_whose_end_was_deleted_and_leaves_out_ruby():
+    deleted = "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>The ferry </w:t></w:r></w:p>"
+    above, base = (
+        f"<w:{name}><w:r><w:t>{text}</w:t></w:r></w:{name}>" for name, text in [("rt", "とう"), ("rubyBase", "東")]
+    )
+    ruby = f"<w:r><w:ruby>{above}{base}</w:ruby></w:r>"
+    book = read(docx(f"{deleted}{word_paragraph('left.')}<w:p>{ruby}<w:r><w:t>へ</w:t></w:r></w:p>{deleted}"))
+    assert book.text == "The ferry left.\n\n東へ\n\nThe ferry\n"
 
 
 def test_docx_numbers_lists_and_puts_footnotes_at_the_end_of_their_chapter():
@@ -426,6 +497,9 @@ def test_what_unpacks_to_gigabytes_is_refused(monkeypatch):
         (b"From: me\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related;\r\n\tboundary=x\r\n\r\n<p>", "MHTML"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a picture.*ocrmypdf"),
         (b"\xff\xd8\xff\xe0" + bytes(99), "is a picture"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "is a picture"),
+        (b"ID3\x03\0" + bytes(99), "is a recording"),
+        (b"TPZ0" + bytes(99), "Kindle.*ebook-convert"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "an old Word document.*soffice"),
         (b"Rar!\x1a\x07\0" + bytes(99), "RAR archive.*unar mine.xyz"),
         (b"a.txt" + bytes(252) + b"ustar\0" + bytes(99), "tar archive.*tar xf mine.xyz"),
