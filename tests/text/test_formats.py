@@ -468,6 +468,14 @@ def test_a_damaged_or_empty_archive_is_one_line():
         read(zipped({}))
 
 
+def test_an_archive_with_a_password_says_what_to_type():
+    data = bytearray(zipped({"a.txt": BOOK}))
+    data[6] |= 1  # in both headers of its member, the flag that says so
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(UserError, match="is encrypted with a password; type: 7z x -oreadable mine.xyz"):
+        read(bytes(data))
+
+
 def test_what_unpacks_to_gigabytes_is_refused(monkeypatch):
     monkeypatch.setattr(packed, "MAX_UNPACKED", 50_000)
     bomb = zipped({f"{n}.txt": "a" * 20_000 for n in range(4)})
