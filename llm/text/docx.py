@@ -164,7 +164,7 @@ class Document:
     def paragraph(self, element: Element) -> None:
         properties = child(element, "pPr")
         style = value(properties, "pStyle")
-        if self.styles.has_name(style, r"toc (?:\d|heading)|toc\d"):
+        if self.styles.has_name(style, r"toc (?:\d|heading)|toc\d|index \d|table of figures"):
             return
         if any(child(properties, "rPr", change) is not None for change in ("del", "moveFrom")):
             self.unfinished += self.inline(element)

@@ -1,11 +1,12 @@
 """Make an out_dir again that somebody has removed, moved or replaced while a training writes to it."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from llm.configurator import UserError
-from llm.files import locked_folder
+from llm.files import locked_folder, read_regular
 from llm.storage import checkpoint
 from llm.training.metrics import Metrics, file_identity
 
@@ -26,13 +27,25 @@ class OutDirGuard:
         self.out_dir, self.log, self.stack, self.put_aside, self.notify = out_dir, log, stack, put_aside, notify
         self.locked = file_identity(out_dir)
 
+    def is_locked_by_us(self) -> bool:
+        """Whether out_dir is the folder that the run has locked, by its number or by what .lock says.
+
+        Some network file systems give a folder another number after a while.
+        """
+        if file_identity(self.out_dir) == self.locked:
+            return True
+        try:
+            return read_regular(self.out_dir / ".lock").decode() == str(os.getpid())
+        except (OSError, ValueError):
+            return False
+
     def sync(self) -> None:
         """Return when all figures are on the disk, in a folder that is this run's. UserError if the disk refuses.
 
         A folder that is missing is made and locked again. Another one in its place is locked, which is refused if
         another training writes to it, and its files are put aside.
         """
-        if file_identity(self.out_dir) != self.locked:
+        if not self.is_locked_by_us():
             checkpoint.make_out_dir(self.out_dir)
             self.stack.enter_context(locked_folder(self.out_dir))
             self.locked = file_identity(self.out_dir)

@@ -336,6 +336,22 @@ def test_odt_gives_paragraphs_headings_spaces_and_notes():
     assert book.title == "The Ferry" and titles(book) == [("One", "One")]
 
 
+def test_odt_leaves_out_what_was_deleted_and_indexes_and_puts_boxes_after_their_paragraph():
+    names = ("office", "text", "draw")
+    spaces = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in names)
+    changes = "<text:tracked-changes><text:deletion><text:p>gone</text:p></text:deletion></text:tracked-changes>"
+    box = "<draw:frame><draw:text-box><text:p>In a box.</text:p></draw:text-box></draw:frame>"
+    index = "<text:alphabetical-index><text:p>ferry 1, 2</text:p></text:alphabetical-index>"
+    inner = "<text:list><text:list-item><text:p>b</text:p></text:list-item></text:list>"
+    items = (
+        f"<text:list-item><text:p>a</text:p>{inner}</text:list-item><text:list-item><text:p>c</text:p></text:list-item>"
+    )
+    body = f"{changes}<text:p>Before{box}.</text:p><text:list>{items}</text:list><text:p>After.</text:p>{index}"
+    content = f"<office:document-content {spaces}><office:text>{body}</office:text></office:document-content>"
+    book = read(zipped({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content}))
+    assert book.text == "Before.\n\nIn a box.\n\n- a\n- b\n- c\n\nAfter.\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "windows-1251"])
 def test_fb2_gives_sections_poems_and_notes(encoding):
     note = "<body name='notes'><section id='n1'><title><p>1</p></title><p>A note.</p></section></body>"

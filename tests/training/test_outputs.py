@@ -1,6 +1,7 @@
 """What a run does with the files of an earlier one, and with a dataset that changes while it trains."""
 
 import contextlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from llm.configurator import UserError
 from llm.files import locked_folder
 from llm.storage import checkpoint
 from llm.text import dataset, tokenizer
-from llm.training import saving
+from llm.training import restoring, saving
 from llm.training.batches import Batches
 from llm.training.metrics import read_metrics
 from llm.training.stopping import StopRule
@@ -118,6 +119,7 @@ def replaced(folder: Path) -> None:
     """By a folder with the files of another run."""
     folder.rename("elsewhere")
     shutil.copytree("other", folder)
+    (folder / ".lock").write_text("1")
 
 
 def without_figures(folder: Path) -> None:
@@ -149,6 +151,14 @@ def test_an_out_dir_that_is_removed_while_a_run_trains_is_made_again(learn, monk
     )
     if change is replaced:
         assert losses(read_metrics("out/previous_1")) == losses(other)
+
+
+def test_a_file_system_that_gives_its_folders_other_numbers_loses_nothing(learn, monkeypatch, capsys):
+    whole = learn(out_dir="whole")
+    numbers = itertools.count()
+    monkeypatch.setattr(restoring, "file_identity", lambda path: (0, next(numbers)))
+    assert losses(learn()) == losses(whole)
+    assert "removed" not in capsys.readouterr().err
 
 
 def test_a_folder_in_place_of_out_dir_that_another_training_writes_to_is_left_alone(learn, monkeypatch, capsys):
