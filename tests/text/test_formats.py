@@ -422,11 +422,68 @@ def test_pdf_gives_paragraphs_without_running_heads_page_numbers_and_hyphens():
     assert "FERRY" not in book.text and "NOBODY" not in book.text and not re.search(r"\b1[1-4]\b", book.text)
     first = (
         "Here Berta begins a paragraph of this short book, which goes on to the end of its second line, where a long "
-        "word is divided by a hyphen, which is not a part of it at all; the word is not divided else-where, and the "
+        "word is divided by a hyphen, which is not a part of it at all; the word is not divided elsewhere, and the "
         "last of its lines is a short one."
     )
     assert first in book.text.split("\n\n")
     assert book.title == "The Ferry" and titles(book) == [("Chapter One", "Chapter One")]
+
+
+def set_lines(paragraphs: list[list[str]], *, left: float = 60, size: float = 11) -> list[tuple]:
+    """The lines of paragraphs on one page, the first of each indented; as `pdf` takes them."""
+    lines = [(left + 12 * (n == 0), line) for paragraph in paragraphs for n, line in enumerate(paragraph)]
+    return [(x, 560 - 14 * n, size, line) for n, (x, line) in enumerate(lines)]
+
+
+SET = [
+    [
+        "The clock in Aldermoor had stopped at a quarter to four",
+        "on the night of the great flood, and since then the town",
+        "had lived by the oven.",
+    ],
+    [
+        "Nobody had the key to the tower, and the schoolmaster said",
+        "that there had never been a lock at all, only a door that",
+        "nobody had tried to open.",
+    ],
+]
+SPOKEN = [["“Who is there?” asked the bell."], ["“It is I,” said Ann."], ["“And what do you want?”"]]
+
+
+def test_paragraphs_of_one_line_in_a_pdf_are_paragraphs():
+    """Dialogue: lines that end early and begin at one indent looked like verse."""
+    spoken = [[line.replace("“", '"').replace("”", '"') for line in paragraph] for paragraph in SPOKEN]
+    book = read(pdf([set_lines([SET[0], *spoken, SET[1], *spoken])]))
+    whole = [" ".join(paragraph) for paragraph in (SET[0], *spoken, SET[1], *spoken)]
+    assert book.text == "\n\n".join(whole) + "\n"
+
+
+def test_columns_of_a_pdf_are_read_one_after_the_other():
+    """The right column's edge was an indent of its lines, so all lines of the left one seemed to end early."""
+    narrow = [textwrap.wrap(" ".join(paragraph), 30) for paragraph in SET * 2]
+    right = [textwrap.wrap(" ".join(paragraph), 30) for paragraph in SET[::-1] * 2]
+    book = read(pdf([set_lines(narrow, left=30, size=9) + set_lines(right, left=220, size=9)]))
+    assert book.text == "\n\n".join(" ".join(paragraph) for paragraph in [*SET * 2, *SET[::-1] * 2]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "end, begin, whole",
+    [
+        ("in the schoolmas-", "ter's house of the", "schoolmaster’s"),  # printed as Type 1's quoteright
+        ("and the penny-", "whistle of the old", "pennywhistle"),
+        ("with a well-", "known man of the old", "well-known"),
+        ("the mother-in-", "law of the old man", "mother-in-law"),
+        ("a man from Saint-", "Denis was the first", "Saint-Denis"),
+    ],
+)
+def test_a_hyphen_at_a_line_end_of_a_pdf_goes_unless_both_halves_are_words(end, begin, whole):
+    """It stayed in each word that the book does not have elsewhere."""
+    first = [
+        "The man was well, and the old man was",
+        f"known to all people of the town {end}",
+        f"{begin} of the town, and so on.",
+    ]
+    assert whole in read(pdf([set_lines([first, *SET])])).text
 
 
 def test_lines_of_verse_in_a_pdf_keep_their_ends():
