@@ -129,6 +129,11 @@ def test_other_lines_name_no_chapter(line):
         ("その一", "その二"),
         ("1장", "2장"),
         ("제 일 장", "제 이 장"),
+        ("第壹章", "第贰章"),
+        ("ตอนที่ 1", "ตอนที่ 2"),
+        ("Hồi thứ nhất", "Hồi thứ hai"),
+        ("Поглавље 1", "Поглавље 2"),
+        ("Ch. 1", "Ch. 2"),
         ("Capitolo primo", "Capitolo secondo", "Capitolo terzo"),
     ],
 )
@@ -137,7 +142,18 @@ def test_headings_of_other_languages_are_known_by_their_common_keyword_or_sequen
     assert [chapter.title for chapter in find_chapters(text)] == [*headings]
 
 
-@pytest.mark.parametrize("line", ["一", "Part V. was wrong.", "Partie de chasse", "第二天早上，他走了。"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "一",
+        "Part V. was wrong.",
+        "Partie de chasse",
+        "第二天早上，他走了。",
+        "First act: she sang",
+        "Akt der Liebe",
+        "Teil seiner Seele",
+    ],
+)
 def test_one_short_line_that_looks_like_a_number_is_no_chapter(line):
     assert find_chapters(f"He came.\n\n{line}\n\nHe left.\n") == []
 
