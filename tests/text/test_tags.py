@@ -37,7 +37,7 @@ BEGINNINGS = ["<a ", '<a b="', "<!--", "<!", "</", "<title>", "<div>x", "<td>", 
 BEGINNINGS += ['<a c="x" d=\'', "<p><b>", "<a epub:type=noteref>1", "<![CDATA[", "</div>", "<header>", "<pre> x\n\n"]
 
 
-@pytest.mark.parametrize("end", ["", ">", "'>"])
+@pytest.mark.parametrize("end", ["", "'>"])
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_what_never_closes_takes_time_in_proportion_to_its_length(beginning, end):
     """Each beginning was searched to the end of the page: 100 KB of them took a minute."""
