@@ -102,11 +102,12 @@ def test_a_gguf_file_holds_the_books_own_tokens(book, tiny_model, tmp_path):
     tokens = fields["tokenizer.ggml.tokens"].contents()
     end = fields["tokenizer.ggml.eos_token_id"].contents()
     assert (end, tokens[end], tokens[-1]) == (learned.end_of_text, "<|endoftext|>", f"[PAD{len(tokens) - 1}]")
-    assert len(tokens) == learned.vocab_size + 3 and fields["tokenizer.ggml.pre"].contents() == "qwen35"
+    pre = {"gpt2": "gpt-2", "marks": "qwen35"}[learned.pattern]
+    assert len(tokens) == learned.vocab_size + 3 and fields["tokenizer.ggml.pre"].contents() == pre
     spelled = [bytes(stand_in[c] for c in token) for token in tokens[:end]]
     assert spelled == [learned.decode_bytes([i]) for i in range(end)]
     merges = [merge.split(" ") for merge in fields["tokenizer.ggml.merges"].contents()]
-    assert [left + right for left, right in merges] == tokens[256:end]
+    assert {left + right for left, right in merges} == set(tokens[256:end])
 
 
 def test_auto_takes_gpt2s_for_english_and_the_books_own_where_gpt2s_is_long():

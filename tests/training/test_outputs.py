@@ -171,6 +171,7 @@ def test_a_folder_in_place_of_out_dir_that_another_training_writes_to_is_left_al
             if run.progress.iter_num == 7:
                 replaced(run.out_dir)
                 stack.enter_context(locked_folder(Path("out")))
+                Path("out/.lock").write_text("1")  # as if another process had
             return plan_update(run, cfg)
 
         monkeypatch.setattr(train, "plan_update", changed)
