@@ -25,7 +25,7 @@ class OutDirGuard:
     ):
         """stack: holds the locks; put_aside: moves the files of another run away; notify: shows a line to the user."""
         self.out_dir, self.log, self.stack, self.put_aside, self.notify = out_dir, log, stack, put_aside, notify
-        self.locked = file_identity(out_dir)
+        self.locked, self.is_new = file_identity(out_dir), False  # is_new: another folder, whose files are to be moved
 
     def is_locked_by_us(self) -> bool:
         """Whether out_dir is the folder that the run has locked, by its number or by what .lock says.
@@ -48,11 +48,13 @@ class OutDirGuard:
         if not self.is_locked_by_us():
             checkpoint.make_out_dir(self.out_dir)
             self.stack.enter_context(locked_folder(self.out_dir))
-            self.locked = file_identity(self.out_dir)
+            self.locked, self.is_new = file_identity(self.out_dir), True
+        if self.is_new:  # also if that failed the last time
             try:
                 self.put_aside(self.out_dir)
             except OSError as e:
                 raise UserError(f"cannot write to out_dir={self.out_dir}: {e.strerror}") from None
+            self.is_new = False
             self.notify(
                 f"{self.out_dir} was removed, moved or replaced while this run trains; it is made again with the "
                 "latest state and all figures, without earlier states"
