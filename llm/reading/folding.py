@@ -13,6 +13,7 @@ DASHES = "-‐‑‒–—―−﹘﹣－"
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
+SPACED_MARK = re.compile(rf"{INVISIBLE.pattern}*[?!;:？！；：]")  # French has a space before it
 COMPOSED = str.maketrans({**dict.fromkeys(QUOTES, "'"), **dict.fromkeys(DASHES, "-"), "⁄": "/"})  # ⁄ in ½
 
 
@@ -31,7 +32,7 @@ class Folded:
     def __init__(self, original: str):
         changed = "".join(re.escape(c) for c in sorted(set(original)) if fold_character(c) != c)
         pattern = re.compile(  # French has spaces within guillemets and before punctuation; a typist may leave them out
-            rf"\s*[{re.escape(DASHES)}]+\s*|«\s+|\s+»(?!\w)|\s+(?=[?!;:])|\s{{2,}}"
+            rf"\s*[{re.escape(DASHES)}]+\s*|«\s+|\s+»(?!\w)|\s+(?={SPACED_MARK.pattern})|\s{{2,}}"
             + (rf"|[{changed}]" if changed else "")
         )
         parts: list[str] = []
@@ -40,7 +41,7 @@ class Folded:
             self._keep(parts, original[done : match.start()], done)
             done = match.end()
             found = match[0]
-            visible = found.strip() or (" " if not re.match("[?!;:]", original[done : done + 1]) else "")
+            visible = found.strip() or ("" if SPACED_MARK.match(original, done) else " ")
             folded = "-" if visible[:1] in DASHES and visible else "".join(map(fold_character, visible[:1]))
             parts.append(folded)
             start = match.start() + (len(found) - len(found.lstrip()) if visible.strip() else 0)

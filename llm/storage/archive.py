@@ -82,6 +82,7 @@ class PickleChecker:
             case "BINGET" | "LONG_BINGET":
                 self.stack.append(self.memo[argument])
             case "MARK":
+                require(len(self.outer) < 2 * MAX_DEPTH, "it unfolds to more than the file holds")
                 self.outer.append(self.stack)
                 self.stack = []
             case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":

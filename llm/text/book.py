@@ -24,6 +24,7 @@ class Book:
     notes: list[str] = field(default_factory=list)
     # whether lines may be those of a page, so that they must be joined, and chapters be found in the text itself
     plain: bool = False
+    hard_breaks: bool = False  # whether two spaces or a backslash at a line's end keep it, as in Markdown
     source: dict = field(default_factory=dict)  # its entry "source" in meta.json
 
 
@@ -67,7 +68,15 @@ def joined(books: list[Book], *, title: str, author: str = "") -> Book:
         chapters += [replace(chapter, start=chapter.start + len(text)) for chapter in book.chapters]
         text += book.text.strip("\n")
         notes += book.notes
-    return Book(title, author, text + "\n", chapters, notes, plain=any(book.plain for book in books))
+    return Book(
+        title,
+        author,
+        text + "\n",
+        chapters,
+        notes,
+        plain=any(book.plain for book in books),
+        hard_breaks=any(book.hard_breaks for book in books),
+    )
 
 
 def move_chapters(chapters: list[Chapter], old_text: str, new_text: str) -> list[Chapter]:

@@ -10,24 +10,12 @@ from xml.etree.ElementTree import Element
 
 from llm.configurator import UserError
 from llm.text.book import Book, TextBuilder
+from llm.text.numerals import numeral
 from llm.text.packed import Archive, BadMember, attribute, local_name, text_of
 
 LEFT_OUT = {"del", "moveFrom", "instrText", "delText", "Fallback", "rPr", "pPr", "sectPr", "tblPr", "trPr", "tcPr"}
-NUMBERS = {  # numFmt -> the n-th number, counted from 1
-    "lowerLetter": lambda n: "abcdefghijklmnopqrstuvwxyz"[(n - 1) % 26],
-    "upperLetter": lambda n: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[(n - 1) % 26],
-    "lowerRoman": lambda n: roman(n).lower(),
-    "upperRoman": lambda n: roman(n),
-}
-
-
-def roman(n: int) -> str:
-    """A number in capital Roman numerals."""
-    digits = [(1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL")]
-    result = ""
-    for value, letters in [*digits, (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")]:
-        result, n = result + letters * (n // value), n % value
-    return result
+LEFT_OUT |= {"rt", "rubyPr"}  # what stands above the characters of <w:ruby>
+STYLES = {"lowerLetter": "a", "upperLetter": "A", "lowerRoman": "i", "upperRoman": "I"}  # numFmt -> HTML's name
 
 
 def child(element: Element | None, *path: str) -> Element | None:
@@ -109,7 +97,7 @@ class Numbering:
         def number_of(match: re.Match) -> str:
             n = counts.get(int(match[1]) - 1, 1)
             other = self.levels.get((number, str(int(match[1]) - 1)))
-            return NUMBERS.get(value(other, "numFmt") or "decimal", str)(n)
+            return numeral(n, STYLES.get(value(other, "numFmt") or "", "1"))
 
         mark = re.sub(r"%([1-9])", number_of, text).strip() if form != "none" else ""
         return f"{mark} " if mark else ""
@@ -125,6 +113,7 @@ class Document:
         self.n_notes, self.title = 0, ""
         self.list: str | None = None  # the number of the list that the paragraph before is an item of
         self.boxes: list[Element] = []  # text boxes in the paragraph, which follow it
+        self.unfinished = ""  # the text of paragraphs whose ends are deleted: it goes on in the next one
 
     def inline(self, element: Element) -> str:
         """The text of a paragraph or a run."""
@@ -166,17 +155,27 @@ class Document:
             mark, note = self.pending.pop(0)
             self.builder.add_note(mark, [self.inline(p).strip() for p in note.iter() if local_name(p) == "p"])
 
+    def end(self) -> None:
+        """Append what is left after the last paragraph."""
+        if text := self.unfinished.strip():
+            self.builder.add(text)
+        self.add_notes()
+
     def paragraph(self, element: Element) -> None:
         properties = child(element, "pPr")
         style = value(properties, "pStyle")
-        if self.styles.has_name(style, r"toc (?:\d|heading)|toc\d"):
+        if self.styles.has_name(style, r"toc (?:\d|heading)|toc\d|index \d|table of figures"):
+            return
+        if any(child(properties, "rPr", change) is not None for change in ("del", "moveFrom")):
+            self.unfinished += self.inline(element)
             return
         level = self.styles.level(style)
         outline = value(properties, "outlineLvl")
         level = int(outline) + 1 if outline is not None and outline.isdigit() and int(outline) < 9 else level
         own = child(properties, "numPr")
         mark = self.numbering.mark(own if own is not None else self.styles.numbering(style))
-        text = self.inline(element).replace("\xad", "").strip()
+        text = (self.unfinished + self.inline(element)).replace("\xad", "").strip()
+        self.unfinished = ""
         if text:
             if 0 < level <= 2:
                 self.add_notes()
@@ -246,7 +245,7 @@ def docx_book(archive: Archive, *, footnotes: bool = True) -> Book:
     styles, numbering = Styles(part("word/styles.xml")), Numbering(part("word/numbering.xml"))
     document = Document(styles, numbering, notes, footnotes=footnotes)
     document.walk(body)
-    document.add_notes()
+    document.end()
     core = part("docProps/core.xml")
     title = text_of(child(core, "title")) or document.title
     return Book(title, text_of(child(core, "creator")), document.builder.text(), document.builder.chapters)

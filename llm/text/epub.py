@@ -9,6 +9,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote
+from xml.etree.ElementTree import Element
 
 from llm.configurator import UserError
 from llm.text.book import Book, Chapter, TextBuilder
@@ -107,11 +108,21 @@ def read_package(archive: Archive) -> Package:
             covers |= {href} if attribute(element, "type") == "cover" else set()
             contents |= {href} if attribute(element, "type") == "toc" else set()
     paths = [items[i][0] for i in spine if i in items and ("html" in items[i][1] or items[i][1] in ("", "text/xml"))]
-    titles, authors = ([text_of(e) for e in root.iter() if local_name(e) == kind] for kind in ("title", "creator"))
-    author = ", ".join(dict.fromkeys(filter(None, authors)))
-    return Package(
-        next(filter(None, titles), ""), author, list(dict.fromkeys(paths)), navigation, ncx, covers, contents
-    )
+    title = next(filter(None, (text_of(e) for e in root.iter() if local_name(e) == "title")), "")
+    return Package(title, author_of(root), list(dict.fromkeys(paths)), navigation, ncx, covers, contents)
+
+
+def author_of(root: Element) -> str:
+    """The creators that an .opf file names; without translators and others, whose roles say so."""
+    roles = {  # of EPUB 3; in EPUB 2, they are attributes
+        attribute(e, "refines").lstrip("#"): text_of(e)
+        for e in root.iter()
+        if local_name(e) == "meta" and attribute(e, "property") == "role"
+    }
+    creators = [e for e in root.iter() if local_name(e) == "creator" and text_of(e)]
+    found = [(attribute(e, "role") or roles.get(attribute(e, "id"), "aut"), text_of(e)) for e in creators]
+    authors = [name for role, name in found if role == "aut"] or [name for _, name in found]
+    return ", ".join(dict.fromkeys(authors))
 
 
 def is_furniture(path: str, page: Paragraphs, package: Package) -> bool:

@@ -33,12 +33,14 @@ REFUSED: tuple[tuple[str, bytes, str], ...] = (
     ("an old Word document", rb"\xd0\xcf\x11\xe0", OFFICE),
     ("an RTF document", rb"\s*\{\\rtf", OFFICE),
     ("a MOBI or Kindle book", rb"(?:.{60})?(?:BOOKMOBI|TEXtREAd)", CALIBRE),
-    ("a Kindle book (KFX)", rb"CONT\x02\x00|\xeaDRMION", CALIBRE),
+    ("a Kindle book", rb"CONT\x02\x00|\xeaDRMION|TPZ0", CALIBRE),
     ("a Microsoft Reader book", rb"ITOLITLS", CALIBRE),
     ("a Help file", rb"ITSF", CALIBRE),
     ("a DjVu document", rb"AT&TFORM", "djvutxt FILE book.txt"),
     ("a PostScript document", rb"\s*%!PS|\x04%!PS", "ps2pdf FILE book.pdf"),
     ("a picture", rb"\x89PNG|\xff\xd8\xff|GIF8|II\*\x00|MM\x00\*|BM.{4}\x00\x00\x00\x00|RIFF.{4}WEBP", OCR),
+    ("a picture", rb"\x00\x00\x00.ftyp(?:hei|hev|mif1|msf1|avif)|\x00\x00\x00\x0c(?:jP  |JXL )|\xff\x0a", OCR),
+    ("a recording", rb"ID3[\x02-\x04]\x00|OggS|fLaC|RIFF.{4}(?:WAVE|AVI )|\x00\x00\x00.ftyp|\x1aE\xdf\xa3", ""),
     ("a RAR archive", rb"Rar!", "unar FILE"),
     ("a 7-Zip archive", rb"7z\xbc\xaf\x27\x1c", "7z x FILE"),
     ("a tar archive", rb".{257}ustar", "tar xf FILE"),
@@ -121,7 +123,8 @@ def read_markup_or_text(data: bytes, *, name: str, encoding: str | None, footnot
         raise UserError(f"{name} is a page saved as MHTML: expected HTML; save it in the browser as a complete page")
     text, notes = decode(data, encoding=encoding, name=name)
     book = markdown_book(text)
-    return Book(book.title, book.author, book.text, book.chapters, [*notes, *book.notes], plain=True)
+    book.notes[:0] = notes
+    return book
 
 
 def read_archive(archive: Archive, *, encoding: str | None, footnotes: bool, depth: int) -> Book:

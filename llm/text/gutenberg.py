@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from llm.text.formats import Cleaned
+from llm.text.headings import is_capitals, is_numbered
 
 NAME = re.compile(r"Gutenberg", re.I)
 MARKER = re.compile(r"^[ \t]*\*\*\*[ \t]?[^\n]*(?:\n[^\n]+){0,3}?\*\*\*[ \t]*$", re.M)  # a title may be wrapped
@@ -41,12 +42,18 @@ HEADER_PARAGRAPH = re.compile(  # what stands in headers without a START line
     r"Translator:|Illustrator:|Release Date:|Posting Date:|Language:|Edition:|Character set|Date first posted|"
     r"Last updated|Most recently updated|Original publication|Credits:|e?Book No\.|"
     r"\[(?:e?Book|etext) ?#|[-=_*]{3,}\s*$|"
-    r"Contact the|Information on contacting|Copyright \(C\)|Produced by|Prepared by|Transcribed by)",
+    r"Contact the|Information on contacting|To contact Project Gutenberg|"
+    r"Copyright \(C\)|Produced by|Prepared by|Transcribed by)",
     re.I,
 )
-CREDIT = re.compile(r"\s*(?:This e-?(?:text|book) was )?(?:produced|prepared|transcribed|scanned) (?:by|from)\b", re.I)
+CREDIT = re.compile(
+    r"\s*(?:(?:This )?e-?(?:text|book) (?:was )?)?(?:produced|prepared|transcribed|scanned) (?:by|from)\b", re.I
+)
 NOTE = re.compile(r"\s*[\[(*_]*Transcriber[’']?s?[’']? notes?\b", re.I)
-ILLUSTRATION = re.compile(r"^[ \t]*\[(?:Illustration|Ilustración|Abbildung)\.?:?\][ \t]*\n(?:[ \t]*\n)*", re.M | re.I)
+NOTE_HEADING = re.compile(NOTE.pattern + r"[:.\s*_]*", re.I)  # alone, its text follows in paragraphs of their own
+ILLUSTRATION = re.compile(
+    r"^[ \t]*\[(?:Illustration|Ilustración|Abbildung)\.?:?\s*\][ \t]*(?:\n|\Z)(?:[ \t]*\n)*", re.M | re.I
+)
 INSERT = re.compile(r"^<<THIS ELECTRONIC VERSION(?:[^>\n]|\n(?!\n))*?>>[ \t]*\n(?:[ \t]*\n)*", re.M | re.I)
 CANADA_END = re.compile(r"(?<=\n)[ \t]*\[End of [^\]]{1,300}\]\s*\Z")
 AUSTRALIA_END = re.compile(r"(?<=\n)[ \t]*This site is full of FREE ebooks[^\n]*\s*\Z", re.I)
@@ -225,10 +232,13 @@ def strip_additions(book: str) -> Cleaned:
     book, n_australia = AUSTRALIA_END.subn("\n", book)
     paragraphs = re.split(r"(\n[ \t]*\n\s*)", book)
     edges = [*range(0, min(12, len(paragraphs)), 2), *range(max(0, (len(paragraphs) - 5) // 2 * 2), len(paragraphs), 2)]
+    lasts = range(max(0, len(paragraphs) // 2 * 2 - 60), len(paragraphs), 2)  # a note of many paragraphs at the end
+    edges += [n for n in lasts if n not in edges and NOTE_HEADING.fullmatch(paragraphs[n])]
     credits = [n for n in edges if len(paragraphs[n]) < 600 and CREDIT.match(paragraphs[n])]
     notes = [n for n in edges if len(paragraphs[n]) < 2_000 and NOTE.match(paragraphs[n])]
     for n in {*credits, *notes}:
-        paragraphs[n : n + 2] = [""] * len(paragraphs[n : n + 2])
+        stop = note_end(paragraphs, n) if n in notes else n + 2
+        paragraphs[n:stop] = [""] * len(paragraphs[n:stop])
     done = {
         "inserted licences": n_inserts,
         "illustration marks": n_marks,
@@ -236,3 +246,21 @@ def strip_additions(book: str) -> Cleaned:
         "transcriber's notes": len(set(notes)),
     }
     return "".join(paragraphs).strip("\n"), [f"{what} removed: {n:,}" for what, n in done.items() if n]
+
+
+def note_end(paragraphs: list[str], start: int) -> int:
+    """The index after a transcriber's note that begins with the paragraph `start`; every second item is a gap.
+
+    A heading alone goes with the paragraphs up to a gap of two empty lines, or to the end of the book; if neither is
+    near, or if a chapter begins before it, with one.
+    """
+    if not NOTE_HEADING.fullmatch(paragraphs[start]):
+        return start + 2
+    length = 0
+    for n in range(start + 2, len(paragraphs), 2):
+        length += len(paragraphs[n])
+        if length > MAX_TAIL or is_numbered(paragraphs[n].strip()) or is_capitals(paragraphs[n]):
+            break
+        if n + 1 >= len(paragraphs) or paragraphs[n + 1].count("\n") > 2:
+            return n + 2
+    return start + 4

@@ -29,19 +29,23 @@ KEYWORDS = re.sub(
     lettre kapitel buch teil theil band akt aufzug szene auftritt brief gesang capítulo capitulo libro parte tomo acto
     escena capitolo atto canto livro hoofdstuk deel boek kapitlet del bok bog luku osa kirja rozdział część księga tom
     kapitola díl část kniha fejezet rész könyv capitolul cartea partea poglavlje bölüm kısım kitap chương bab
+    ch kap cap гл kapittel jornada časť čast поглавље phần hồi
     skyrius nodaļa peatükk capítol глава часть книга том раздел розділ частина письмо действие κεφάλαιο κεφαλαιο μέρος
     βιβλίο الفصل الباب الجزء פרק חלק अध्याय भाग खण्ड
     """.strip(),
 )
+GERMANIC = r"\w+(?:ste|te|tes|ter|tem)|"  # zweites Kapitel, Tweede hoofdstuk; never after the word for chapter
 ORDINAL = (  # in other languages than English, by their endings
-    r"(?:\w+(?:ste|te|tes|ter|tem|ième|ère|er|ero|era|ero|ième|esimo|esima|ndo|nda|rto|rta|nto|nta|imo|ima|avo|ava)"
+    r"(?:premier|1er|\w+(?:ième|ère|ero|era|esimo|esima|ndo|nda|rto|rta|nto|nta|imo|ima|avo|ava)"
     r"|\w+(?:szy|gi|ci|ty|my|wy|sza|ga|cia|ta|ma|wa)|ال\w+"  # Polish, Arabic
     r"|[а-яё]+(?:ая|ья|ое|ье|ый|ий|ой)|[α-ωά-ώ]+(?:ος|ο|η|ή|όν|ον))"
 )
 NUMBERED = re.compile(rf"(?:{KEYWORDS})\.?\s+(?:{NUMBER}|{ENGLISH_NUMBER})\b{TITLE}", re.I)
 ORDINAL_AFTER = re.compile(rf"(?:{KEYWORDS})\s+{ORDINAL}{TITLE}", re.I)
 ORDINAL_BEFORE = re.compile(
-    rf"(?:\d{{1,3}}\.|{ORDINAL}|{ENGLISH_NUMBER})\s+(?:{KEYWORDS})(?:[.:]|\s*[.:—–-]\s*\S.{{0,60}})?", re.I
+    rf"(?:\d{{1,3}}\.|{GERMANIC}{ORDINAL}|{ENGLISH_NUMBER})\s+(?:{KEYWORDS})"
+    r"(?:[.:]|\s*[.:—–-]\s*(?-i:[^\sa-zа-яα-ω]).{0,60})?",
+    re.I,
 )
 ALONE = re.compile(
     r"(?:prologue|epilogue|preface|foreword|afterword|introduction|conclusion|prolog|epilog|vorwort|nachwort|einleitung|"
@@ -51,15 +55,19 @@ ALONE = re.compile(
     re.I,
 )
 EAST_ASIAN = re.compile(
-    r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩\d０-９]{1,7}[\s　]*[章回节節卷部篇话話幕編集場场]"
+    r"[\s　]*(?:第[\s　]*[一二三四五六七八九十百千零〇两兩壹贰貳叁參肆伍陆陸柒捌玖拾\d０-９]{1,7}[\s　]*"
+    r"[章回节節卷部篇话話幕編集場场]"
     r"(?:[\s　:：・].{0,30}|[^。！？，、]{0,20})"
-    r"|제\s*\d{1,3}\s*[장부편화권](?:[\s:.].{0,40})?|บทที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
+    r"|제\s*(?:\d{1,3}|[일이삼사오육칠팔구십]{1,4})\s*[장부편화권](?:[\s:.].{0,40})?|\d{1,3}\s?[장부편화권](?:[:.].{0,40})?"
+    r"|その[一二三四五六七八九十\d０-９]{1,3}|(?:บท|ตอน)ที่\s*[\d๑-๙]{1,3}.{0,40})[\s　]*"
 )
 CHINESE_DIGITS = "〇一二三四五六七八九"
 LONE_NUMBER = re.compile(
-    rf"({ROMAN}|\d{{1,3}}|[{CHINESE_DIGITS}十]{{1,3}})(?:\.?|[.:]\s+\S.{{0,60}}|\s+[—–-]\s+\S.{{0,60}})"
+    rf"({ROMAN}|\d{{1,3}}|[{CHINESE_DIGITS}十]{{1,3}})"
+    r"(?:\.?|[.:]\s+\S.{0,60}|\s+[—–-]\s+\S.{0,60}|、[^。！？，]{1,30})"
 )
 WITH_KEYWORD = re.compile(rf"({KEYWORDS})(?: \S+){{1,3}}|(?:\S+ ){{1,3}}({KEYWORDS})", re.I)
+FIGURE = re.compile(rf"\d|\b{ROMAN}\b")
 SENTENCE_END = re.compile(r"[.!?…,;:。！？，、]['\"”’»)]*$")
 SMALL_WORDS = {
     *("a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "into", "nor", "of", "on", "or", "the", "to"),
@@ -70,7 +78,8 @@ SMALL_WORDS = {
 def find_chapters(text: str) -> list[Chapter]:
     """The chapters of a text, in its order; empty if there are none."""
     lines = lone_lines(text)
-    numbered = [(start, line) for start, line in lines if is_numbered(line)] + with_one_keyword(lines)
+    numbered = [(start, line) for start, line in lines if is_numbered(line)]
+    numbered += with_one_keyword(lines)
     in_order = in_sequence([(start, line) for start, line in lines if LONE_NUMBER.fullmatch(line)])
     found = dict([*numbered, *in_order])
     if not found:
@@ -104,12 +113,26 @@ def is_numbered(line: str) -> bool:
 
 
 def with_one_keyword(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lines of a keyword and one to three words, whatever they are: two at least that differ, "Kapitel eins"."""
+    """Lines of a keyword and one to three words, whatever they are: two at least that differ, "Kapitel eins".
+
+    One is enough beside a number in as many words: "Capitolo terzo" beside "Capitolo primo", but no "Глава семьи
+    молчал" beside "Глава 1".
+    """
     found: dict[tuple[str, bool], list[tuple[int, str]]] = {}
+    n_words: dict[tuple[str, bool], set[int]] = {}  # of the keyword's numbers in words
     for start, line in lines:
         if (match := WITH_KEYWORD.fullmatch(line)) and not line[0].islower() and not SENTENCE_END.search(line):
-            found.setdefault(((match[1] or match[2]).lower(), bool(match[1])), []).append((start, line))
-    return [place for places in found.values() if len({line for _, line in places}) > 1 for place in places]
+            keyword = (match[1] or match[2]).lower(), bool(match[1])
+            if not is_numbered(line):
+                found.setdefault(keyword, []).append((start, line))
+            elif not FIGURE.search(line):
+                n_words.setdefault(keyword, set()).add(len(line.split()))
+    return [
+        (start, line)
+        for keyword, places in found.items()
+        for start, line in places
+        if len({line for _, line in places}) > 1 or len(line.split()) in n_words.get(keyword, ())
+    ]
 
 
 def in_sequence(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -28,12 +28,9 @@ def paragraphs_of(markup: str, *, footnotes: bool = True) -> Paragraphs:
     """The paragraphs of a page, and what is known about it."""
     markup = replaced(r"<!\[CDATA\[(.*?)\]\]>", r"\1", markup, end="]]>")
     for blank_lines in (False, True):
-        page = Paragraphs(footnotes=footnotes, blank_lines=blank_lines)
-        page.feed(markup)
-        page.close()
+        page = Paragraphs(markup, footnotes=footnotes, blank_lines=blank_lines)
         if page.n_blank_lines <= len(page.paragraphs):
             break  # otherwise it is a plain text in a few tags: its empty lines separate its paragraphs
-    page.title = " ".join(page.title.split())
     return page
 
 

@@ -1,11 +1,14 @@
-"""The paragraphs of HTML and XHTML, by the standard library's parser.
+"""The paragraphs of HTML and XHTML.
 
 A web page may be badly nested, and a book's page may be XHTML or HTML. What a style sheet does is not known here.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
+
+from llm.text.numerals import numeral
+from llm.text.tags import End, Start, markup_events
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
 DROPPED = {
@@ -31,6 +34,7 @@ BLOCKS = {
     *("hgroup", "html", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot"),
     *("thead", "tr", "ul"),
 }
+SECTIONS = {"article", "section", "main", "aside"}
 HEADINGS = {f"h{level}" for level in range(1, 7)}
 FURNITURE_TYPES = {
     "toc",
@@ -45,12 +49,13 @@ FURNITURE_TYPES = {
 NOTE_TYPES = {"footnote", "endnote", "rearnote", "doc-footnote", "doc-endnote"}
 BACK_LINKS = {"backlink", "doc-backlink", "referrer"}
 NOTE_MARKS = {"noteref", "doc-noteref"}
+NOTE_MARK = re.compile(r"\s*(\w{1,4}|[*†‡§¶]{1,4})\s*")
 FURNITURE_CLASSES = re.compile(r"(?:^|\s)(?:pagenum|pageno|page-?number|page-?break|noprint|sr-only)(?:\s|$)", re.I)
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 BLANK_LINE = re.compile(r"(?<![ \t\r\f])[ \t\r\f]*\n[ \t\r\f]*\n\s*")
 SPACES = re.compile(r"[ \t\n\r\f]+")
 SCENE_BREAK = "* * *"
-MAX_DEPTH = 500  # of nested elements; deeper ones are taken for unclosed
+MAX_DEPTH = 256  # of nested elements; with more, the outermost are taken for unclosed
 # stand for a line end, a tab between cells and a space of preformatted text, which collapsing white space leaves alone
 LINE_END, CELL_END, HARD_SPACE = "\x00", "\x01", "\x02"
 MARKERS = dict.fromkeys((0, 1, 2))
@@ -78,31 +83,42 @@ class Element:
     dropped: bool
     preformatted: bool
     counter: int | None = None  # of <ol>: the number of its next item; of <ul>: None
+    numbering: str = "1"  # of <ol>: its type
     note: str | None = None
     note_mark: str | None = None  # the target, if it is the mark of a footnote
+    linked: bool = False  # whether it is a link, or in one
+    sectioned: bool = False  # whether it is a part of the page's prose, or in one
 
 
-class Paragraphs(HTMLParser):
-    """Collects the paragraphs of a page; results: paragraphs, title, author, headings' levels."""
+class Paragraphs:
+    """The paragraphs of a page; results: paragraphs, title, author, headings' levels."""
 
-    def __init__(self, *, footnotes: bool, blank_lines: bool):
+    def __init__(self, markup: str, *, footnotes: bool, blank_lines: bool):
         """footnotes: whether they are kept; blank_lines: whether empty lines in the source separate paragraphs."""
-        super().__init__(convert_charrefs=True)
         self.footnotes, self.blank_lines = footnotes, blank_lines
         self.paragraphs: list[Paragraph] = []
         self.open: list[Element] = []
+        self.n_open: Counter[str] = Counter()  # tag -> how often it is open
         self.pieces: list[str] = []
         self.current = Paragraph("")
         self.item = ""  # the mark of a list item that has begun
         self.title, self.author, self.in_title = "", "", False
         self.n_blank_lines = self.n_soft_hyphens = self.n_linked = 0  # n_linked: characters of text in links
         self.last_list: Element | None = None  # of the paragraph before, if it is a list's item or a table's row
+        for event in markup_events(markup):
+            if isinstance(event, str):
+                self.add_text(event)
+            elif isinstance(event, End):
+                self.end_element(event.tag.rpartition(":")[2])
+            else:
+                self.start_element(event)
+        self.end_paragraph()
+        self.title = " ".join(self.title.split())
 
     # -- elements
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        tag = tag.rpartition(":")[2]
-        values = {name: value or "" for name, value in attrs}
+    def start_element(self, start: Start) -> None:
+        tag, values = start.tag.rpartition(":")[2], start.attributes
         if tag == "meta" and values.get("name", "").lower() in ("author", "dc.creator"):
             self.author = self.author or values.get("content", "").strip()
         self.in_title = tag == "title" and not self.title
@@ -112,13 +128,18 @@ class Paragraphs(HTMLParser):
             self.end_paragraph()
         if not self.dropping():
             self.start(tag, values)
-        if tag not in VOID and (len(self.open) < MAX_DEPTH or tag in BLOCKS):
+        if tag not in VOID:
             self.open.append(self.element(tag, values))
+            self.n_open[tag] += 1
+            if len(self.open) > MAX_DEPTH:
+                self.n_open[self.open.pop(0).tag] -= 1
+            if start.closed:
+                self.end_element(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag.rpartition(":")[2] not in VOID:
-            self.handle_endtag(tag)
+    def close_from(self, n: int) -> None:
+        """Close the n-th open element and all in it."""
+        self.n_open.subtract(element.tag for element in self.open[n:])
+        del self.open[n:]
 
     def element(self, tag: str, values: dict[str, str]) -> Element:
         """The entry of an element that has just begun."""
@@ -132,7 +153,7 @@ class Paragraphs(HTMLParser):
             or bool(HIDDEN.search(values.get("style", "")))
             or bool(FURNITURE_CLASSES.search(values.get("class", "")))
         )
-        if tag in ("header", "footer") and any(e.tag in ("article", "section", "main", "aside") for e in self.open):
+        if tag in ("header", "footer") and parent.sectioned:
             dropped = parent.dropped  # the heading of a part, not of the page
         note, mark = parent.note, parent.note_mark
         if types & NOTE_TYPES and tag not in ("a", "sup"):
@@ -144,7 +165,10 @@ class Paragraphs(HTMLParser):
         dropped |= bool(types & BACK_LINKS) or "footnote-back" in values.get("class", "")
         start = values.get("start", "1")
         counter = int(start) if tag == "ol" and re.fullmatch(r"-?\d{1,6}", start) else 1 if tag == "ol" else None
-        return Element(tag, dropped, parent.preformatted or tag == "pre", counter, note, mark)
+        linked, sectioned = parent.linked or tag == "a", parent.sectioned or tag in SECTIONS
+        preformatted = parent.preformatted or tag == "pre"
+        numbering = values.get("type", "1")
+        return Element(tag, dropped, preformatted, counter, numbering, note, mark, linked, sectioned)
 
     def start(self, tag: str, values: dict[str, str]) -> None:
         """What the start of an element adds to the text."""
@@ -167,50 +191,51 @@ class Paragraphs(HTMLParser):
             if ordered is not None and ordered.tag == "ol":
                 value = values.get("value", "")
                 ordered.counter = int(value) if re.fullmatch(r"\d{1,6}", value) else ordered.counter
-                self.item = f"{ordered.counter}. "
+                self.item = f"{numeral(ordered.counter, values.get('type') or ordered.numbering)}. "
                 ordered.counter += 1
 
     def close_implied(self, tag: str) -> None:
         """Close an open <p>, <li>, <td> or the like, which the start of this element ends without an end tag."""
         ends = {"li": ("li",), "dt": ("dt", "dd"), "dd": ("dt", "dd"), "tr": ("tr", "td", "th"), "td": ("td", "th")}
         closing = ends.get(tag, ("p",) if tag in BLOCKS else ())
+        if not any(self.n_open[name] for name in closing):
+            return
         scope = {"table", "ul", "ol", "dl", "div", "section", "aside", "blockquote", "body"}
         for n in range(len(self.open) - 1, -1, -1):
             if self.open[n].tag in closing:
                 if tag not in ("td", "th"):
                     self.end_paragraph()
-                del self.open[n:]
+                self.close_from(n)
             elif self.open[n].tag in scope:
                 return
 
-    def handle_endtag(self, tag: str) -> None:
-        tag = tag.rpartition(":")[2]
+    def end_element(self, tag: str) -> None:
         self.in_title = self.in_title and tag != "title"
-        n = next((n for n in range(len(self.open) - 1, -1, -1) if self.open[n].tag == tag), None)
-        if n is None:
+        if not self.n_open[tag]:
             return
         if tag in BLOCKS:
             self.end_paragraph()
         elif tag == "q" and not self.dropping():
             self.pieces.append("”")
-        del self.open[n:]
+        self.close_from(next(n for n in range(len(self.open) - 1, -1, -1) if self.open[n].tag == tag))
 
     def dropping(self) -> bool:
         return bool(self.open) and self.open[-1].dropped
 
     # -- text
 
-    def handle_data(self, data: str) -> None:
+    def add_text(self, data: str) -> None:
         if self.in_title:
             self.title += data
         if self.dropping():
             return
         element = self.open[-1] if self.open else Element("", False, False)
         if element.note_mark and data.strip():
-            bare = re.fullmatch(r"\s*(\w{1,4})\s*", data)
+            bare = NOTE_MARK.fullmatch(data)
             self.current.references.append((element.note_mark, bare[1] if bare else data.strip()))
-            data = f"[{bare[1]}]" if bare and not "".join(self.pieces).endswith(("[", "(")) else data
-        self.n_linked += len(data) * any(e.tag == "a" for e in self.open)
+            before = next(filter(None, reversed(self.pieces)), "")
+            data = f"[{bare[1]}]" if bare and not before.endswith(("[", "(")) else data
+        self.n_linked += len(data) * element.linked
         self.n_soft_hyphens += data.count("\xad")  # where a reader's program may break a word
         data = data.translate(MARKERS).replace("\xad", "")
         if element.preformatted:
@@ -243,7 +268,3 @@ class Paragraphs(HTMLParser):
         paragraph.note = self.open[-1].note if self.open else None
         self.last_list = group
         self.paragraphs.append(paragraph)
-
-    def close(self) -> None:
-        super().close()
-        self.end_paragraph()

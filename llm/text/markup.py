@@ -8,6 +8,9 @@ from llm.text.encodings import BOMS, MIN_VALID, checked_encoding, damaged_utf8, 
 DECLARED = re.compile(
     rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)|<meta[^>]*?charset\s*=\s*["']?\s*([\w.:-]+)""", re.I
 )
+# what browsers read instead of an encoding that a page names (https://encoding.spec.whatwg.org/#names-and-labels)
+SUPERSETS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"}
+SUPERSETS |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"}
 
 
 def replaced(pattern: str, by: str, markup: str, *, end: str) -> str:
@@ -34,9 +37,8 @@ def decode_markup(data: bytes, *, encoding: str | None = None, name: str = "this
     declared = DECLARED.search(data[:4000])
     if declared:
         try:
-            found = checked_encoding((declared[1] or declared[2]).decode("ascii"))
-            found = "cp1252" if found in ("iso8859-1", "ascii") else found  # as all browsers do
-            return paired_surrogates(data.decode(found))[0]
+            found = checked_encoding((declared[1] or declared[2]).decode("ascii").lower().removeprefix("x-"))
+            return paired_surrogates(data.decode(SUPERSETS.get(found, found)))[0]
         except (UserError, UnicodeDecodeError):
             pass
     return decode_bytes(data, None, name)[0]

@@ -10,6 +10,7 @@ from llm.text.packed import Archive, BadMember, attribute, local_name, text_of
 LEFT_OUT = {
     *("annotation", "annotation-end", "tracked-changes", "change", "table-of-content", "sequence-decls", "forms"),
     *("title", "desc"),  # of pictures
+    *("alphabetical-index", "illustration-index", "table-index", "object-index"),  # of pages
 }
 
 
@@ -30,6 +31,7 @@ class Document:
         }
         self.builder = TextBuilder()
         self.pending: list[tuple[str, Element]] = []  # (mark, body of a note)
+        self.boxes: list[Element] = []  # text boxes in the paragraph, which follow it
         self.close = False  # whether the paragraph before is an item of the same list or a row of the same table
 
     def inline(self, element: Element) -> str:
@@ -52,6 +54,8 @@ class Document:
                     self.pending.append((mark, parts["note-body"]))
             elif name == "ruby":
                 pieces += [self.inline(e) for e in part if local_name(e) == "ruby-base"]
+            elif name == "text-box":
+                self.boxes.append(part)
             elif name not in LEFT_OUT:
                 pieces.append(self.inline(part))
             pieces.append(collapsed(part.tail))
@@ -64,7 +68,8 @@ class Document:
             self.builder.add_note(mark, [self.inline(p).strip() for p in body.iter() if local_name(p) == "p"])
 
     def walk(self, element: Element, mark: str = "") -> None:
-        """Append all paragraphs in an element; mark: of the list item that begins with it."""
+        """Append all paragraphs in an element; mark: of the list item that it is."""
+        is_item = bool(mark)
         for part in element:
             name = local_name(part)
             if name in ("p", "h"):
@@ -75,8 +80,11 @@ class Document:
                         self.add_notes()
                     self.builder.add(mark + text, heading=level in ("1", "2", "3"), close=bool(mark) and self.close)
                     self.close, mark = bool(mark), ""
+                boxes, self.boxes = self.boxes, []
+                for box in boxes:
+                    self.walk(box)
             elif name == "list":
-                self.close = self.close and bool(mark)  # a list in an item follows it at once
+                self.close = self.close and is_item  # a list in an item follows it at once
                 ordered = attribute(part, "style-name") in self.ordered
                 items = [item for item in part if local_name(item) in ("list-item", "list-header")]
                 for number, item in enumerate(items, 1):

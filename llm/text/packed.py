@@ -66,7 +66,9 @@ class Archive:
             with self._zip.open(found) as f:
                 content = f.read(self.left + 1)
         except RuntimeError:
-            raise UserError(f"{self.name} is encrypted with a password: expected a file that can be read") from None
+            raise UserError(
+                f"{self.name} is encrypted with a password; type: 7z x -oreadable {self.name}, and prepare readable"
+            ) from None
         except (*DAMAGED, ValueError, KeyError):
             raise BadMember("its data are damaged") from None
         self.left -= len(content)

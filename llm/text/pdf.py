@@ -19,6 +19,7 @@ from llm.text.scripts import printed_width
 MIN_CHARACTERS = 25  # a page on average, below which it is a scan
 HEADING_SIZE, NOTE_SIZE = 1.12, 0.9  # times the size of the text's letters
 MAX_HEADING = 200  # characters
+MIN_COLUMN = 10  # width of a column, times the size of the text's letters
 GAP = 1.25  # times the usual distance of lines
 DIVIDED = re.compile(r"\w[-\u00ad\u2010¬]$")
 SENTENCE_END = re.compile(r"[.!?…][\"'”’»)]*$")
@@ -97,23 +98,35 @@ class Layout:
             sizes[line.size] += len(line.text)
         self.size = sizes.most_common(1)[0][0]
         body = [line for line in lines if line.size == self.size]
-        self.margins = [self.margin([line.x for line in body if line.page % 2 == side]) for side in (0, 1)]
+        self.columns = [self.column_starts([line for line in body if line.page % 2 == side]) for side in (0, 1)]
         steps = Counter(round(a.y - b.y, 1) for a, b in self.pairs() if 0 < a.y - b.y < 4 * self.size)
         # the smallest of the common distances: larger ones are gaps between paragraphs
         common = [step for step, n in steps.items() if n >= 0.2 * steps.most_common(1)[0][1]]
         self.step = min(common, default=1.2 * self.size)
-        widths = sorted(printed_width(line.text.strip()) + (line.x - self.margins[line.page % 2]) / 5 for line in body)
+        widths = sorted(printed_width(line.text.strip()) + self.indent(line) / 5 for line in body)
         self.width = widths[int(0.95 * (len(widths) - 1))]
+        firsts = Counter(
+            round(self.indent(a))
+            for a, b in self.pairs()
+            if self.indent(a) > 0.6 * self.size and abs(self.indent(b)) < 2
+        )
+        self.first_indent = firsts.most_common(1)[0][0] if firsts else 0  # of the first line of a paragraph; 0 = none
         spaces = [line.text.endswith(" ") for line in body]
         self.marks_line_ends = 0.2 < sum(spaces) / len(spaces) < 0.97  # a space at line ends inside paragraphs alone
-        self.joiner = LineJoiner("\n".join(line.text for line in lines))
+        self.joiner = LineJoiner("\n".join(line.text for line in lines), typeset=True)
 
-    @staticmethod
-    def margin(xs: list[float]) -> float:
-        """The left edge of the text: the leftmost of the common ones."""
-        counts = Counter(round(x) for x in xs)
-        common = [x for x, n in counts.items() if n >= 0.2 * counts.most_common(1)[0][1]]
-        return min(common, default=0.0)
+    def column_starts(self, lines: list[Line]) -> list[float]:
+        """The left edges of the columns of text: the leftmost of the common ones, and those with lines beside it."""
+        counts = Counter(round(line.x) for line in lines)
+        common = sorted(x for x, n in counts.items() if n >= 0.2 * counts.most_common(1)[0][1])
+        starts = common[:1] or [0.0]
+        heights = {(line.page, round(line.y)) for line in lines if line.x < starts[0] + MIN_COLUMN * self.size}
+        for x in common:
+            found = [line for line in lines if round(line.x) == x]
+            beside = sum(any((line.page, round(line.y) + d) in heights for d in (-1, 0, 1)) for line in found)
+            if x - starts[-1] > MIN_COLUMN * self.size and 2 * beside > len(found):
+                starts.append(x)
+        return starts
 
     def pairs(self):
         """Neighbouring lines of the text's size."""
@@ -123,7 +136,9 @@ class Layout:
                     yield a, b
 
     def indent(self, line: Line) -> float:
-        return line.x - self.margins[line.page % 2]
+        """How far a line begins from the left edge of its column."""
+        starts = self.columns[line.page % 2]
+        return line.x - max((start for start in starts if start < line.x + 2), default=starts[0])
 
     def ends_early(self, line: Line, following: Line) -> bool:
         """Whether the first word of the following line would have had room at the end of this one."""
@@ -148,11 +163,16 @@ class Layout:
         if line.page == following.page:
             gap = line.y - following.y
             if gap > GAP * self.step * max(1.0, line.size / self.size) or gap < -self.step:
-                return not (gap < 0 and not self.ends_early(line, following))  # the next column
+                if gap > 0 or self.ends_early(line, following):
+                    return True
+                indented = self.indent(following) > 0.6 * self.size  # the first line of the next column
+                return indented and bool(SENTENCE_END.search(line.text.strip()))
             if abs(gap) < 1:
                 return False
         elif self.ends_early(line, following):
             return True
+        if self.first_indent and abs(deeper) < 1 and abs(self.indent(following) - self.first_indent) < 1:
+            return bool(SENTENCE_END.search(line.text.strip())) and self.ends_early(line, following)  # dialogue
         return 0.6 * self.size < deeper < 6 * self.size and self.indent(following) > 0.6 * self.size
 
     def book(self, *, footnotes: bool) -> tuple[str, list[Chapter], int]:

@@ -14,6 +14,7 @@ from llm.text.layout import LineGroup, common_indent, justified_width, line_grou
 from llm.text.wrapping import Habits, Wrap, find_wrap, is_wrapped, pairs_of
 
 DASH = re.compile(r"[—–-]")
+HARD_BREAK = re.compile(r"(?:\S {2,}|\\)$")
 SHOWN = 40  # characters of an example before and after a line end
 
 
@@ -32,21 +33,25 @@ def unwrap(text: str) -> Cleaned:
     return unwrapped.text, [f"wrapped lines joined: {unwrapped.joined:,}"] if unwrapped.joined else []
 
 
-def join_wrapped(text: str) -> Unwrapped:
+def join_wrapped(text: str, *, hard_breaks: bool = False) -> Unwrapped:
     """The text with one line per paragraph, with examples.
+
+    hard_breaks: two spaces or a backslash at a line's end keep it, as in Markdown.
 
     Idempotent, join_wrapped(join_wrapped(t).text).text == join_wrapped(t).text: it repeats until nothing is joined,
     which for a book is one round.
     """
     joiner, first = LineJoiner(text), None
     lines = text.split("\n")
-    while (joined := join_round(lines, joiner)) and len(joined[0]) < len(lines):
+    while (joined := join_round(lines, joiner, hard_breaks)) and len(joined[0]) < len(lines):
         lines, examples = joined
         first = examples if first is None else first
     return Unwrapped("\n".join(lines), text.count("\n") + 1 - len(lines), tuple(first or ()))
 
 
-def join_round(original: list[str], joiner: LineJoiner) -> tuple[list[str], list[tuple[str, str]]] | None:
+def join_round(
+    original: list[str], joiner: LineJoiner, hard_breaks: bool
+) -> tuple[list[str], list[tuple[str, str]]] | None:
     """(the lines, each full one joined with the next, two examples); None if the text is not wrapped."""
     indent = common_indent(original)
     dedented = [line.removeprefix(indent) for line in original]
@@ -58,18 +63,18 @@ def join_round(original: list[str], joiner: LineJoiner) -> tuple[list[str], list
     result: list[str] = []
     places: list[tuple[str, str, str]] = []
     for group in line_groups(lines, wrap.fills):
-        paragraphs = split_group(group, wrap, habits)
+        paragraphs = split_group(group, wrap, habits, HARD_BREAK if hard_breaks else None)
         if len(paragraphs) == len(group.lines):
             result += dedented[group.start : group.start + len(group.lines)]
             continue
         for paragraph in paragraphs:
-            result.append(joiner.join(paragraph))
+            result.append(joiner.join(paragraph) if len(paragraph) > 1 or not hard_breaks else paragraph[0])
             places += [(a, b, result[-1]) for a, b in list(pairwise(paragraph))[:1]]
     return result, [example(*places[n]) for n in sorted({len(places) // 3, 2 * len(places) // 3}) if n < len(places)]
 
 
-def split_group(group: LineGroup, wrap: Wrap, habits: Habits) -> list[list[str]]:
-    """A group's lines in paragraphs; each line is one if the group is not wrapped."""
+def split_group(group: LineGroup, wrap: Wrap, habits: Habits, kept: re.Pattern | None) -> list[list[str]]:
+    """A group's lines in paragraphs; each line is one if the group is not wrapped. kept: line ends that stay."""
     if len(group.lines) == 1:
         return [group.lines]
     pairs = pairs_of(group, wrap.measure)
@@ -79,8 +84,9 @@ def split_group(group: LineGroup, wrap: Wrap, habits: Habits) -> list[list[str]]
         for pair, following in zip(pairs, group.lines[1:], strict=True)
     )
     paragraphs = [[group.lines[0]]]
-    for pair, following in zip(pairs, group.lines[1:], strict=True):
-        if wrapped and wrap.joins(pair, following) and not (dialogue and pair.ends_sentence and DASH.match(following)):
+    for pair, line, following in zip(pairs, group.lines, group.lines[1:], strict=False):
+        begins = dialogue and pair.ends_sentence and DASH.match(following) or kept and kept.search(line)
+        if wrapped and wrap.joins(pair, following) and not begins:
             paragraphs[-1].append(following)
         else:
             paragraphs.append([following])

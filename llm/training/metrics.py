@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm.configurator import UserError, require
-from llm.files import open_regular, read_regular
+from llm.files import open_regular, read_regular, write_atomic
 from llm.text.dataset import Split
 
 METRICS = "metrics.jsonl"
@@ -27,7 +27,7 @@ class Metrics:
     def __init__(self, out_dir: Path, *, keep_bytes: int, wandb_run=None, tensorboard=None):
         """keep_bytes: length of an existing file that belongs to this (resumed) run; the rest is dropped."""
         self.path, self.unwritten = out_dir / METRICS, b""  # unwritten: lines that a full disk refused
-        self.file = open_regular(self.path, "ab", buffering=0)  # closed by __exit__
+        self.file = open_regular(self.path, "a+b", buffering=0)  # closed by __exit__
         self.written = min(keep_bytes, self.file.seek(0, 2))  # the first line that is written truncates it to this
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
 
@@ -71,6 +71,20 @@ class Metrics:
         except OSError as e:
             raise UserError(f"cannot write {self.path}: {e.strerror}") from None
 
+    def write_again(self) -> None:
+        """Write the file anew, if somebody has removed or replaced it: the lines so far. UserError if they are lost.
+
+        A file that is removed keeps its content as long as it is open.
+        """
+        try:
+            self.file.seek(0)
+            write_atomic(self.path, self.file.read(self.written))
+            file = open_regular(self.path, "a+b", buffering=0)
+        except OSError as e:
+            raise UserError(f"cannot write {self.path}: {e.strerror}") from None
+        self.file.close()
+        self.file = file
+
     def __enter__(self) -> "Metrics":
         return self
 
@@ -80,6 +94,15 @@ class Metrics:
             self.wandb_run.finish()
         if self.tensorboard is not None:
             self.tensorboard.close()
+
+
+def file_identity(path: Path | int) -> tuple[int, int] | None:
+    """What tells a file or folder (or an open one, by its number) from all others; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def require_services(*, wandb: bool, tensorboard: bool, watch: bool = False) -> None:

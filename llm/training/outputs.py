@@ -23,6 +23,7 @@ from llm.training import finish, start, watching, writing_phase
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
+from llm.training.restoring import OutDirGuard
 from llm.training.run import Run
 from llm.training.saving import Saver
 
@@ -82,10 +83,13 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     run.start_timing()
     so_far = dict(iter_num=run.progress.iter_num, seconds=run.progress.seconds)
     run.display = stack.enter_context(Display(run.data.name, enabled=rt.is_main, **so_far))
+    guard = None
+    if run.log:
+        guard = OutDirGuard(run.out_dir, run.log, stack=stack, put_aside=put_aside, notify=run.display.line)
     run.saver = Saver(
         run.out_dir,
         run.checkpoint,
-        sync=run.log.sync if run.log else lambda: None,
+        sync=guard.sync if guard else lambda: None,
         notify=run.display.line,
         keep_best=run.keep_best,
         enabled=rt.is_main,

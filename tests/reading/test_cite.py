@@ -125,6 +125,16 @@ def test_other_lines_name_no_chapter(line):
         ("Глава двадцать первая", "Глава двадцать вторая"),
         ("Chapter 1 The Ferry", "Chapter 2 The Rope"),
         ("一", "二", "三"),
+        ("一、钟楼", "二、水井", "三、钥匙"),
+        ("その一", "その二"),
+        ("1장", "2장"),
+        ("제 일 장", "제 이 장"),
+        ("第壹章", "第贰章"),
+        ("ตอนที่ 1", "ตอนที่ 2"),
+        ("Hồi thứ nhất", "Hồi thứ hai"),
+        ("Поглавље 1", "Поглавље 2"),
+        ("Ch. 1", "Ch. 2"),
+        ("Capitolo primo", "Capitolo secondo", "Capitolo terzo"),
     ],
 )
 def test_headings_of_other_languages_are_known_by_their_common_keyword_or_sequence(headings):
@@ -132,9 +142,27 @@ def test_headings_of_other_languages_are_known_by_their_common_keyword_or_sequen
     assert [chapter.title for chapter in find_chapters(text)] == [*headings]
 
 
-@pytest.mark.parametrize("line", ["一", "Part V. was wrong.", "Partie de chasse", "第二天早上，他走了。"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "一",
+        "Part V. was wrong.",
+        "Partie de chasse",
+        "第二天早上，他走了。",
+        "First act: she sang",
+        "Akt der Liebe",
+        "Teil seiner Seele",
+    ],
+)
 def test_one_short_line_that_looks_like_a_number_is_no_chapter(line):
     assert find_chapters(f"He came.\n\n{line}\n\nHe left.\n") == []
+
+
+def test_a_sentence_beside_numbered_chapters_is_none():
+    """ "The head of the family was silent" begins with the word for chapter."""
+    lines = ["Глава 1", "Глава семьи молчал", "Глава 2"]
+    text = "\n\n".join(f"{line}\n\nОн пришёл, и она ушла." for line in lines)
+    assert [chapter.title for chapter in find_chapters(text)] == ["Глава 1", "Глава 2"]
 
 
 CHINESE = "老渡船夫有三根绳子，他给每根绳子都起了一个名字，都是他从来没有见过的河流的名字。\n水浅的时候他拉第一根。\n"

@@ -143,6 +143,7 @@ HOSTILE = {
         "not what torch.save writes",
     ),
     "600,000 empty lists": (lambda: opcodes(b"]" * 600_000), "unfolds to more than the file holds"),
+    "400,000 marks": (lambda: opcodes(b"(" * 400_000), "unfolds to more than the file holds"),
     "an item set in a tensor": (lambda: changed(b"K\x00K\x05s"), "not what torch.save writes"),  # CVE-2026-24747
     "items set in a tensor": (lambda: changed(b"(K\x00K\x05K\x01K\x06u"), "not what torch.save writes"),
     "an item appended to a tensor": (lambda: changed(b"K\x05a"), "not what torch.save writes"),

@@ -4,12 +4,14 @@ import bz2
 import gzip
 import lzma
 import re
+import textwrap
 import zipfile
 
 import pytest
 from books import PARAGRAPHS, VERSE, W, docx, epub, escaped, page, pdf, word_paragraph, zipped
 
 from llm.configurator import UserError
+from llm.data.book.prepare import cleaned
 from llm.text import packed
 from llm.text.formats import read_book, read_text, source_of
 
@@ -46,6 +48,31 @@ def test_front_matter_of_markdown_is_no_prose():
     assert (book.text, book.title, book.author) == (BOOK, "The Ferry", "A. Nobody")
 
 
+@pytest.mark.parametrize(
+    "front",
+    [
+        "---\ntitle: The Ferry\nauthor:\n  - A. Nobody\n  - name: B. Else\nkeywords: [a, b]\n---\n\n",
+        "---\nauthors: [A. Nobody, 'B. Else']\ntitle: \"The Ferry\"\n...\n\n",
+        '+++\ntitle = "The Ferry"\nauthors = ["A. Nobody", "B. Else"]\n+++\n\n',
+        "% The Ferry\n% A. Nobody; B. Else\n% 3 March 1871\n\n",
+    ],
+)
+def test_front_matter_comes_in_several_forms(front):
+    book = read(front + BOOK)
+    assert (book.text, book.title, book.author) == (BOOK, "The Ferry", "A. Nobody, B. Else")
+
+
+def test_two_spaces_at_a_line_end_of_markdown_keep_it():
+    """In other texts they are left over from an editor."""
+    lines = textwrap.wrap(" ".join(PARAGRAPHS), 66)
+    broken = [*lines[:2], f"{lines[2]}  ", *lines[3:]]
+    wrapped = "\n\n".join(["# One", *["\n".join(lines)] * 3, "# Two", "\n".join(broken)]) + "\n"
+    whole, halves = " ".join(lines), f"{' '.join(lines[:3])}  \n{' '.join(lines[3:])}"
+    assert cleaned(read(wrapped), unwrap=True).text == "\n\n".join(["# One", *[whole] * 3, "# Two", halves]) + "\n"
+    plain = wrapped.replace("# ", "")
+    assert cleaned(read(plain), unwrap=True).text == "\n\n".join(["One", *[whole] * 3, "Two", whole]) + "\n"
+
+
 @pytest.mark.parametrize("text", [f"{BOOK}#hashtag\n", f"---\n{BOOK}---\n", f"{BOOK}\n#1 of three\n# 2\n"])
 def test_a_number_sign_alone_makes_no_markdown(text):
     assert (read(text).text, read(text).chapters) == (text, [])
@@ -68,6 +95,7 @@ def test_html_gives_paragraphs_and_no_furniture():
         ("<p>one<br><br>two</p>", "one\n\ntwo\n"),
         ("<pre>\n a  b\n  c\n</pre><p>d</p>", " a  b\n  c\n\nd\n"),
         ("<ul><li>a<li>b</ul><ol start=3><li><p>c</p></li><li>d</ol>", "- a\n- b\n\n3. c\n4. d\n"),
+        ("<ol type=a><li>a<li>b</ol><ol type=I start=9><li>c<li type=i>d</ol>", "a. a\nb. b\n\nIX. c\nx. d\n"),
         ("<table><tr><td>a</td><td>b</td></tr><tr><td>c<td>d</table>", "a\tb\nc\td\n"),
         ("<p>a</p><hr><p>b</p><hr><h2>c</h2><p>d</p><hr>", "a\n\n* * *\n\nb\n\nc\n\nd\n"),
         ("<p><ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</rt></ruby>です</p>", "漢字です\n"),
@@ -97,6 +125,20 @@ def test_headings_of_html_are_chapters():
 @pytest.mark.parametrize("encoding, declared", [("cp1252", "iso-8859-1"), ("koi8_r", "koi8-r"), ("utf-8", "latin-1")])
 def test_html_is_decoded_as_it_declares_but_utf8_stays_utf8(encoding, declared):
     text = "Père – Noël" if encoding != "koi8_r" else "Дед Мороз"
+    assert read(f"<html><meta charset='{declared}'><p>{text}</p>".encode(encoding)).text == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    "declared, encoding, text",
+    [
+        ("gb2312", "gbk", "钟楼的钥匙不见了，朱镕知道它在哪里。"),
+        ("x-sjis", "cp932", "①番の鐘は鳴らなかった。髙い塔だ。"),
+        ("ks_c_5601-1987", "cp949", "종은 울리지 않았다. 똠방각하."),
+        ("ISO-8859-9", "cp1254", "“Çan” çalmadı…"),
+    ],
+)
+def test_a_declared_encoding_is_the_one_that_browsers_read(declared, encoding, text):
+    """Pages name an older encoding than the one that they are in."""
     assert read(f"<html><meta charset='{declared}'><p>{text}</p>".encode(encoding)).text == f"{text}\n"
 
 
@@ -159,6 +201,25 @@ def test_footnotes_stand_at_the_end_of_the_chapter_that_names_them(where):
     pages = {"a.xhtml": page(NOTED.format(where) + ("" if where else NOTE)), "b.xhtml": TWO}
     pages |= {"notes.xhtml": page(f"<h1>Notes</h1>{NOTE}")} if where else {}
     assert read(epub(pages)).text == WITH_NOTE
+
+
+def test_footnotes_may_have_signs_as_marks():
+    one = '<p>a<a epub:type="noteref" href="#n">*</a> b<a epub:type="noteref" href="#n">*</a></p>'
+    pages = {"a.xhtml": page(f'{one}<aside epub:type="footnote" id="n"><p>A note.</p></aside>')}
+    assert read(epub(pages)).text == "a[*] b[*]\n\n[*] A note.\n"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_translators_and_illustrators_are_no_authors(version):
+    names = [("B. Trans", "trl"), ("C. Draw", "ill"), ("D. Else", "aut")]
+    creators = "".join(
+        f'<dc:creator opf:role="{role}">{name}</dc:creator>'
+        if version == 2
+        else f'<dc:creator id="{role}">{name}</dc:creator><meta refines="#{role}" property="role">{role}</meta>'
+        for name, role in names
+    )
+    data = epub({"a.xhtml": ONE}, opf=f'<x xmlns:dc="d" xmlns:opf="o">{creators}</x>')
+    assert read(data).author == "A. Nobody, D. Else"
 
 
 def test_footnotes_can_be_dropped():
@@ -224,6 +285,16 @@ def test_docx_keeps_line_breaks_and_tabs_and_leaves_out_what_is_not_shown():
     assert read(docx(f"<w:p>{runs}</w:p>")).text == "one\ntwo\tthree new\n"
 
 
+def test_docx_joins_paragraphs_whose_end_was_deleted_and_leaves_out_ruby():
+    deleted = "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>The ferry </w:t></w:r></w:p>"
+    above, base = (
+        f"<w:{name}><w:r><w:t>{text}</w:t></w:r></w:{name}>" for name, text in [("rt", "とう"), ("rubyBase", "東")]
+    )
+    ruby = f"<w:r><w:ruby>{above}{base}</w:ruby></w:r>"
+    book = read(docx(f"{deleted}{word_paragraph('left.')}<w:p>{ruby}<w:r><w:t>へ</w:t></w:r></w:p>{deleted}"))
+    assert book.text == "The ferry left.\n\n東へ\n\nThe ferry\n"
+
+
 def test_docx_numbers_lists_and_puts_footnotes_at_the_end_of_their_chapter():
     def item(text: str, number: int) -> str:
         properties = f'<w:pPr><w:numPr><w:ilvl w:val="0"/><w:numId w:val="{number}"/></w:numPr></w:pPr>'
@@ -263,6 +334,22 @@ def test_odt_gives_paragraphs_headings_spaces_and_notes():
     book = read(zipped({"mimetype": mimetype, "content.xml": content, "meta.xml": meta}))
     assert book.text == f"One\n\n{BOOK}\na  b\tc\nd[1] e\n\n[1] A note.\n"
     assert book.title == "The Ferry" and titles(book) == [("One", "One")]
+
+
+def test_odt_leaves_out_what_was_deleted_and_indexes_and_puts_boxes_after_their_paragraph():
+    names = ("office", "text", "draw")
+    spaces = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in names)
+    changes = "<text:tracked-changes><text:deletion><text:p>gone</text:p></text:deletion></text:tracked-changes>"
+    box = "<draw:frame><draw:text-box><text:p>In a box.</text:p></draw:text-box></draw:frame>"
+    index = "<text:alphabetical-index><text:p>ferry 1, 2</text:p></text:alphabetical-index>"
+    inner = "<text:list><text:list-item><text:p>b</text:p></text:list-item></text:list>"
+    items = (
+        f"<text:list-item><text:p>a</text:p>{inner}</text:list-item><text:list-item><text:p>c</text:p></text:list-item>"
+    )
+    body = f"{changes}<text:p>Before{box}.</text:p><text:list>{items}</text:list><text:p>After.</text:p>{index}"
+    content = f"<office:document-content {spaces}><office:text>{body}</office:text></office:document-content>"
+    book = read(zipped({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content}))
+    assert book.text == "Before.\n\nIn a box.\n\n- a\n- b\n- c\n\nAfter.\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "windows-1251"])
@@ -335,11 +422,68 @@ def test_pdf_gives_paragraphs_without_running_heads_page_numbers_and_hyphens():
     assert "FERRY" not in book.text and "NOBODY" not in book.text and not re.search(r"\b1[1-4]\b", book.text)
     first = (
         "Here Berta begins a paragraph of this short book, which goes on to the end of its second line, where a long "
-        "word is divided by a hyphen, which is not a part of it at all; the word is not divided else-where, and the "
+        "word is divided by a hyphen, which is not a part of it at all; the word is not divided elsewhere, and the "
         "last of its lines is a short one."
     )
     assert first in book.text.split("\n\n")
     assert book.title == "The Ferry" and titles(book) == [("Chapter One", "Chapter One")]
+
+
+def set_lines(paragraphs: list[list[str]], *, left: float = 60, size: float = 11) -> list[tuple]:
+    """The lines of paragraphs on one page, the first of each indented; as `pdf` takes them."""
+    lines = [(left + 12 * (n == 0), line) for paragraph in paragraphs for n, line in enumerate(paragraph)]
+    return [(x, 560 - 14 * n, size, line) for n, (x, line) in enumerate(lines)]
+
+
+SET = [
+    [
+        "The clock in Aldermoor had stopped at a quarter to four",
+        "on the night of the great flood, and since then the town",
+        "had lived by the oven.",
+    ],
+    [
+        "Nobody had the key to the tower, and the schoolmaster said",
+        "that there had never been a lock at all, only a door that",
+        "nobody had tried to open.",
+    ],
+]
+SPOKEN = [["“Who is there?” asked the bell."], ["“It is I,” said Ann."], ["“And what do you want?”"]]
+
+
+def test_paragraphs_of_one_line_in_a_pdf_are_paragraphs():
+    """Dialogue: lines that end early and begin at one indent looked like verse."""
+    spoken = [[line.replace("“", '"').replace("”", '"') for line in paragraph] for paragraph in SPOKEN]
+    book = read(pdf([set_lines([SET[0], *spoken, SET[1], *spoken])]))
+    whole = [" ".join(paragraph) for paragraph in (SET[0], *spoken, SET[1], *spoken)]
+    assert book.text == "\n\n".join(whole) + "\n"
+
+
+def test_columns_of_a_pdf_are_read_one_after_the_other():
+    """The right column's edge was an indent of its lines, so all lines of the left one seemed to end early."""
+    narrow = [textwrap.wrap(" ".join(paragraph), 30) for paragraph in SET * 2]
+    right = [textwrap.wrap(" ".join(paragraph), 30) for paragraph in SET[::-1] * 2]
+    book = read(pdf([set_lines(narrow, left=30, size=9) + set_lines(right, left=220, size=9)]))
+    assert book.text == "\n\n".join(" ".join(paragraph) for paragraph in [*SET * 2, *SET[::-1] * 2]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "end, begin, whole",
+    [
+        ("in the schoolmas-", "ter's house of the", "schoolmaster’s"),  # printed as Type 1's quoteright
+        ("and the penny-", "whistle of the old", "pennywhistle"),
+        ("with a well-", "known man of the old", "well-known"),
+        ("the mother-in-", "law of the old man", "mother-in-law"),
+        ("a man from Saint-", "Denis was the first", "Saint-Denis"),
+    ],
+)
+def test_a_hyphen_at_a_line_end_of_a_pdf_goes_unless_both_halves_are_words(end, begin, whole):
+    """It stayed in each word that the book does not have elsewhere."""
+    first = [
+        "The man was well, and the old man was",
+        f"known to all people of the town {end}",
+        f"{begin} of the town, and so on.",
+    ]
+    assert whole in read(pdf([set_lines([first, *SET])])).text
 
 
 def test_lines_of_verse_in_a_pdf_keep_their_ends():
@@ -397,6 +541,14 @@ def test_a_damaged_or_empty_archive_is_one_line():
         read(zipped({}))
 
 
+def test_an_archive_with_a_password_says_what_to_type():
+    data = bytearray(zipped({"a.txt": BOOK}))
+    data[6] |= 1  # in both headers of its member, the flag that says so
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(UserError, match="is encrypted with a password; type: 7z x -oreadable mine.xyz"):
+        read(bytes(data))
+
+
 def test_what_unpacks_to_gigabytes_is_refused(monkeypatch):
     monkeypatch.setattr(packed, "MAX_UNPACKED", 50_000)
     bomb = zipped({f"{n}.txt": "a" * 20_000 for n in range(4)})
@@ -426,6 +578,9 @@ def test_what_unpacks_to_gigabytes_is_refused(monkeypatch):
         (b"From: me\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related;\r\n\tboundary=x\r\n\r\n<p>", "MHTML"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a picture.*ocrmypdf"),
         (b"\xff\xd8\xff\xe0" + bytes(99), "is a picture"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "is a picture"),
+        (b"ID3\x03\0" + bytes(99), "is a recording"),
+        (b"TPZ0" + bytes(99), "Kindle.*ebook-convert"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "an old Word document.*soffice"),
         (b"Rar!\x1a\x07\0" + bytes(99), "RAR archive.*unar mine.xyz"),
         (b"a.txt" + bytes(252) + b"ustar\0" + bytes(99), "tar archive.*tar xf mine.xyz"),

@@ -120,10 +120,31 @@ def test_inserted_licences_and_marks_of_illustrations_are_removed():
     assert strip_gutenberg(with_marks) == (with_marks, [])  # without a frame it may be the author's
 
 
+NOTES = "Transcriber's Notes:\n\nSpelling was kept.\n\nA missing word on p. 12 was left out."
+
+
+def test_notes_of_several_paragraphs_and_their_heading_are_removed():
+    """The heading alone was, so that its text stood there as the book's."""
+    framed = f"{START}\n\n\nE-text prepared by Nobody\n\n\n\n{NOTES}\n\n\n\n{BOOK}\n\n\n\n{NOTES}\n\n\n{END}\n"
+    text, notes = strip_gutenberg(framed)
+    assert text == BOOK + "\n"
+    assert notes[2:] == ["lines of credits removed: 1", "transcriber's notes removed: 2"]
+    chapter = "CHAPTER I\n\n\n"  # a gap of two empty lines follows the heading of a chapter, too
+    near = f"{START}\n\n{NOTES}\n\n{chapter}{BOOK}\n\n{END}\n"
+    assert strip_gutenberg(near)[0] == f"A missing word on p. 12 was left out.\n\n{chapter}{BOOK}\n"
+
+
+def test_a_mark_of_an_illustration_may_take_several_lines_and_a_caption_stays():
+    inside = f"{BOOK}\n\n[Illustration:\n\n]\n\n{BOOK}\n\n[Illustration: The rope.]\n\n{BOOK}"
+    text = strip_gutenberg(f"{START}\n\n{inside}\n\n{END}\n")[0]
+    assert text == inside.replace("[Illustration:\n\n]\n\n", "") + "\n"
+
+
 def test_canadas_and_australias_frames_are_removed():
     canada = "* A Distributed Proofreaders Canada eBook *\n\nThis eBook is made available at no cost.\n\n"
     assert strip_gutenberg(f"{canada}{BOOK}\n\n[End of The Third Rope, by A. Nobody]\n")[0] == BOOK + "\n"
-    australia = "Project Gutenberg Australia\n\nTitle: The Third Rope\n\n-----\n\n"
+    contact = "To contact Project Gutenberg of Australia go to http://gutenberg.net.au\n\n"
+    australia = f"Project Gutenberg Australia\n\nTitle: The Third Rope\n\n{contact}-----\n\n"
     end = "This site is full of FREE ebooks - Project Gutenberg Australia"
     assert strip_gutenberg(f"{australia}{BOOK}\n\n{end}\n")[0] == BOOK + "\n"
 

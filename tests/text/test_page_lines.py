@@ -78,7 +78,7 @@ def test_numbers_of_chapters_beside_form_feeds_are_kept(number, feed):
 
 
 def test_large_texts_take_seconds():
-    began = time.perf_counter()
-    for text in ("7\n" * 300_000, "THE ROPE   7\n" * 100_000, "A" * 2_000_000, " " * 1_100_000, "\n\f\n" * 200_000):
+    began = time.process_time()
+    for text in ("7\n" * 100_000, "THE ROPE   7\n" * 40_000, "A" * 1_000_000, " " * 500_000, "\n\f\n" * 60_000):
         strip_page_lines(text)
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 8

@@ -401,20 +401,20 @@ def test_a_second_time_changes_nothing(text):
 @pytest.mark.parametrize(
     "text",
     [
-        fill("The ferryman kept three ropes and named them, " * 22_000, 72),  # one paragraph of 1 MB
+        fill("The ferryman kept three ropes and named them, " * 7_000, 72),  # one paragraph of 320 KB
         "word" + " " * 16_000 + "word\n" + prose(*ENGLISH),
-        "a" * 5_000_000,
-        "The ferryman. " * 350_000,
-        "…" * 100_000 + "x\n" + "(" * 100_000,
-        "-\n" * 200_000,
-        "1. a\n" * 100_000,
+        "a" * 2_000_000,
+        "The ferryman. " * 100_000,
+        "…" * 50_000 + "x\n" + "(" * 50_000,
+        "-\n" * 60_000,
+        "1. a\n" * 40_000,
         "- and\n" * 30_000,
-        "\n" * 1_100_000,
+        "\n" * 300_000,
         "\n".join(" " * n for n in range(2_000)),
     ],
     ids=range(10),
 )
 def test_large_and_absurd_texts_take_seconds(text):
-    began = time.perf_counter()
+    began = time.process_time()
     unwrap(text)
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 8

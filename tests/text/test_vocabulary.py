@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.configurator import UserError
-from llm.storage import huggingface
+from llm.storage import gguf, huggingface
 from llm.text import tokenizer, vocabulary
 
 RUSSIAN = (
@@ -84,6 +84,30 @@ def test_ids_equal_hugging_faces(book, exported, data):
 def test_the_end_of_text_is_one_id_for_hugging_face(book, exported):
     assert exported.eos_token_id == exported.bos_token_id == book[1].end_of_text
     assert exported("<|endoftext|>")["input_ids"] == [book[1].end_of_text]
+
+
+def byte_of() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes: those that Latin-1 prints stand for themselves, the others follow 255."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def test_a_gguf_file_holds_the_books_own_tokens(book, tiny_model, tmp_path):
+    gguf_py = pytest.importorskip("gguf")
+    learned, stand_in = book[1], byte_of()
+    model = tiny_model(vocab_size=learned.vocab_size + 3, n_layer=1)
+    gguf.save(model, learned, tmp_path / "model.gguf", name="x")
+    fields = gguf_py.GGUFReader(tmp_path / "model.gguf").fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    end = fields["tokenizer.ggml.eos_token_id"].contents()
+    assert (end, tokens[end], tokens[-1]) == (learned.end_of_text, "<|endoftext|>", f"[PAD{len(tokens) - 1}]")
+    pre = {"gpt2": "gpt-2", "marks": "qwen35"}[learned.pattern]
+    assert len(tokens) == learned.vocab_size + 3 and fields["tokenizer.ggml.pre"].contents() == pre
+    spelled = [bytes(stand_in[c] for c in token) for token in tokens[:end]]
+    assert spelled == [learned.decode_bytes([i]) for i in range(end)]
+    merges = [merge.split(" ") for merge in fields["tokenizer.ggml.merges"].contents()]
+    assert {left + right for left, right in merges} == set(tokens[256:end])
 
 
 def test_auto_takes_gpt2s_for_english_and_the_books_own_where_gpt2s_is_long():

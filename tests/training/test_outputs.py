@@ -1,5 +1,7 @@
 """What a run does with the files of an earlier one, and with a dataset that changes while it trains."""
 
+import contextlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +10,11 @@ import pytest
 from conftest import OTHER, STORY, losses, written_and_stopped_at
 
 from llm import train
+from llm.configurator import UserError
+from llm.files import locked_folder
 from llm.storage import checkpoint
 from llm.text import dataset, tokenizer
+from llm.training import restoring, saving
 from llm.training.batches import Batches
 from llm.training.metrics import read_metrics
 from llm.training.stopping import StopRule
@@ -100,3 +105,76 @@ def test_the_dataset_may_be_changed_or_removed_while_a_run_trains(learn, data, m
     assert [line.get("loss") for line in lines] == [line.get("loss") for line in whole] and len(n_batches) == 6
     assert json.loads(Path("out/recall.json").read_text()) == report
     assert "recall@50/50" in capsys.readouterr().out
+
+
+def removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def moved(folder: Path) -> None:
+    folder.rename("elsewhere")
+
+
+def replaced(folder: Path) -> None:
+    """By a folder with the files of another run."""
+    folder.rename("elsewhere")
+    shutil.copytree("other", folder)
+    (folder / ".lock").write_text("1")
+
+
+def without_figures(folder: Path) -> None:
+    (folder / "metrics.jsonl").unlink()
+
+
+@pytest.mark.parametrize("change", [removed, moved, replaced, without_figures])
+def test_an_out_dir_that_is_removed_while_a_run_trains_is_made_again(learn, monkeypatch, capsys, change):
+    """All saves were refused, and a minute after its end the run was lost; figures went into a removed file."""
+    whole = learn(out_dir="whole")
+    other = learn(out_dir="other", seed=5)
+    with monkeypatch.context() as patch:
+
+        def changed(run, cfg):
+            if run.progress.iter_num == 7:
+                change(run.out_dir)
+            return plan_update(run, cfg)
+
+        patch.setattr(train, "plan_update", changed)
+        capsys.readouterr()
+        learn()
+    told = capsys.readouterr().err
+    assert ("out was removed, moved or replaced while this run trains" in told) == (change is not without_figures)
+    assert losses(read_metrics("out")) == losses(whole)
+    saved = [checkpoint.read(Path(folder, "ckpt.pt"), ("model",)) for folder in ("out", "whole")]
+    assert checkpoint.digest(saved[0]["model"]) == checkpoint.digest(saved[1]["model"])
+    assert losses(learn(max_iters=12, init_from="resume")) == losses(
+        learn(out_dir="whole", max_iters=12, init_from="resume")
+    )
+    if change is replaced:
+        assert losses(read_metrics("out/previous_1")) == losses(other)
+
+
+def test_a_file_system_that_gives_its_folders_other_numbers_loses_nothing(learn, monkeypatch, capsys):
+    whole = learn(out_dir="whole")
+    numbers = itertools.count()
+    monkeypatch.setattr(restoring, "file_identity", lambda path: (0, next(numbers)))
+    assert losses(learn()) == losses(whole)
+    assert "removed" not in capsys.readouterr().err
+
+
+def test_a_folder_in_place_of_out_dir_that_another_training_writes_to_is_left_alone(learn, monkeypatch, capsys):
+    learn(out_dir="other", seed=5)
+    theirs = Path("other/ckpt.pt").read_bytes()
+    monkeypatch.setattr(saving.time, "sleep", lambda seconds: None)
+    with contextlib.ExitStack() as stack:
+
+        def changed(run, cfg):
+            if run.progress.iter_num == 7:
+                replaced(run.out_dir)
+                stack.enter_context(locked_folder(Path("out")))
+                Path("out/.lock").write_text("1")  # as if another process had
+            return plan_update(run, cfg)
+
+        monkeypatch.setattr(train, "plan_update", changed)
+        with pytest.raises(UserError, match="being written to by another training.*since the last checkpoint"):
+            learn()
+    assert Path("out/ckpt.pt").read_bytes() == theirs and "previous_1" not in names("out")

@@ -82,7 +82,7 @@ def cleaned(book: Book, *, unwrap: bool) -> Book:
         book.text, scan_notes = clean_scan(book.text)
         notes += scan_notes
     if unwrap and book.plain:
-        unwrapped = join_wrapped(book.text)
+        unwrapped = join_wrapped(book.text, hard_breaks=book.hard_breaks)
         book.text = unwrapped.text
         if unwrapped.joined:
             notes.append(f"wrapped lines joined: {unwrapped.joined:,} (to leave them as they are: --unwrap=False)")
