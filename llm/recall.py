@@ -100,7 +100,7 @@ def measure_file(cfg: Settings, model: HuggingFaceModel | OwnModel, rt: Runtime)
             instrument.write_files(figures, rows, svg, folder, csv=cfg.csv)
             instrument.write_json(folder.file("recall", "json"), figures | figures["recall"])
             notice(f"wrote {folder.path}")
-            print("\n".join(report.lines(figures)))
+            print("\n".join([*book_map.map_lines(rows), *report.lines(figures)]))
 
 
 def measure_own(cfg: Settings, rt: Runtime) -> None:
