@@ -100,7 +100,7 @@ def measure_file(cfg: Settings, model: HuggingFaceModel | OwnModel, rt: Runtime)
             instrument.write_files(figures, rows, svg, folder, csv=cfg.csv)
             instrument.write_json(folder.file("recall", "json"), figures | figures["recall"])
             notice(f"wrote {folder.path}")
-            print("\n".join(report.lines(figures)))
+            print("\n".join([*book_map.map_lines(rows), *report.lines(figures)]))
 
 
 def measure_own(cfg: Settings, rt: Runtime) -> None:
@@ -108,7 +108,7 @@ def measure_own(cfg: Settings, rt: Runtime) -> None:
     model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name, rt.device)
     exact = exact_products(cfg, rt)
     if cfg.text is not None:
-        return measure_file(cfg, OwnModel(model, tokenizer, info, exact, None), exact)
+        return measure_file(cfg, OwnModel(model, tokenizer, info, exact, None, quick_dtype(cfg, rt)), exact)
     data = Dataset(cfg.dataset or info.dataset)
     if data.tokenizer_description != tokenizer.description:
         raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
@@ -123,7 +123,7 @@ def measure_own(cfg: Settings, rt: Runtime) -> None:
         reader = Reader(model, allowed, rt.dtype, book_ids=book_ids)
         recited_lines, figures["recitation"] = recitation.recite(reader, tokenizer, data.train)
         lines = recited_lines + lines
-    measured = OwnModel(model, tokenizer, info, exact, book_ids)
+    measured = OwnModel(model, tokenizer, info, exact, book_ids, quick_dtype(cfg, rt))
     text = inputs.of_split(data.name, data.train, tokenizer)
     held_out = inputs.of_split(f"{data.name}'s val.bin", data.val, tokenizer) if data.val else None
     controls = inputs.controls_of(cfg.control, text, measured, held_out, min_tokens=cfg.prefix + cfg.suffix)
@@ -148,6 +148,11 @@ def exact_products(cfg: Settings, rt: Runtime) -> Runtime:
     return dataclasses.replace(rt, dtype=torch.float32)
 
 
+def quick_dtype(cfg: Settings, rt: Runtime) -> torch.dtype | None:
+    """The dtype in which windows are scored first, to tell which ones matter; None = float32 is as fast, or is set."""
+    return torch.bfloat16 if cfg.dtype == "auto" and runtime.has_bfloat16(rt.device) else None
+
+
 def main(cfg: Settings) -> None:
     rt = runtime.start(cfg, use="measure")
     try:
@@ -157,7 +162,7 @@ def main(cfg: Settings) -> None:
             raise UserError("--model needs a text to measure: type --text=FILE")
         else:
             exact = exact_products(cfg, rt)
-            measure_file(cfg, HuggingFaceModel(cfg.model, exact), exact)
+            measure_file(cfg, HuggingFaceModel(cfg.model, exact, quick_dtype(cfg, rt)), exact)
         runtime.wait_for_all()
     finally:
         runtime.stop()

@@ -12,6 +12,7 @@ The routes are in serving/app.py.
 import contextlib
 import gc
 import os
+import select
 import socket
 import sys
 import threading
@@ -134,13 +135,17 @@ def watch(run: Run, stack: contextlib.ExitStack) -> None:
 def page_of_training(out_dir: Path, report: Callable[[str], object]) -> Iterator[None]:
     """Serve the page that shows the training in out_dir, in a thread of this process, until the block ends.
 
-    So nothing of torch is loaded twice, which would take longer than a short training. report: gets the address.
+    So nothing of torch is loaded twice, which would take longer than a short training. The server is made when somebody
+    first asks for the page: until then it costs nothing. report: gets the address.
     """
     cfg = Settings(out_dir=str(out_dir), watch=True)
     access, stopped, servers = make_access(cfg, os.environ.get("LLM_API_KEY")), threading.Event(), []
-    server_socket = listen(cfg.host, free_port(cfg))
+    server_socket, (waiting, waking) = listen(cfg.host, free_port(cfg)), socket.socketpair()
 
     def run() -> None:
+        select.select([server_socket, waiting], [], [])
+        if stopped.is_set():
+            return
         from llm.serving.app import make_app
         from llm.serving.connections import Server
 
@@ -154,13 +159,14 @@ def page_of_training(out_dir: Path, report: Callable[[str], object]) -> Iterator
             servers[0].run(sockets=[server_socket])
 
     thread = threading.Thread(target=run, name="page", daemon=True)
-    with server_socket:
+    with server_socket, waiting, waking:
         thread.start()
         report(f"watch it learn at http://{cfg.host}:{server_socket.getsockname()[1]}")
         try:
             yield
         finally:
             stopped.set()
+            waking.send(b"0")
             for server in servers:
                 server.should_exit = True
             thread.join(5)

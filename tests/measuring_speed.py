@@ -8,6 +8,7 @@ runs in a process of its own. Not collected by pytest.
 """
 
 import contextlib
+import functools
 import io
 import multiprocessing
 import sys
@@ -22,9 +23,9 @@ import torch
 from llm import bench, export
 from llm.measuring import scoring
 from llm.measuring.hugging_face import HuggingFaceModel
-from llm.measuring.models import OwnModel
+from llm.measuring.models import Model, OwnModel
 from llm.reading import samplers
-from llm.runtime import Settings, start
+from llm.runtime import Settings, has_bfloat16, start
 from llm.storage.pretrained import load_model
 
 PREFIX, SUFFIX = 50, 50
@@ -55,23 +56,30 @@ def plain_loop(folder: Path, n: int) -> tuple[float, float]:
     return timed(run, windows_of(PLAIN_WINDOWS))
 
 
-def ours(folder: Path, n: int) -> tuple[float, float]:
+def ours(folder: Path, n: int, quick: torch.dtype | None = None) -> tuple[float, float]:
     """As `timed`, of a checkpoint of ours."""
     rt = start(Settings(device="cpu"), use="measure")
-    model = OwnModel(*load_model(str(folder)), rt, None)
-    return timed(lambda rows: score_all(model, rows), windows_of(n))
+    model = OwnModel(*load_model(str(folder)), rt, None, quick)
+    return timed_scoring(model, n)
 
 
-def hugging_face(folder: Path, n: int) -> tuple[float, float]:
+def hugging_face(folder: Path, n: int, quick: torch.dtype | None = None) -> tuple[float, float]:
     """As `timed`, of a model in Hugging Face's layout, as recall.py --model measures it."""
-    model = HuggingFaceModel(str(folder), start(Settings(device="cpu"), use="measure"))
-    return timed(lambda rows: score_all(model, rows), windows_of(n))
+    model = HuggingFaceModel(str(folder), start(Settings(device="cpu"), use="measure"), quick)
+    return timed_scoring(model, n)
 
 
-def score_all(model, rows: np.ndarray) -> None:
+def timed_scoring(model: Model, n: int) -> tuple[float, float]:
+    """As `timed`, of whole batches; what is tried once for a text, with TRIED windows, does not count."""
     size = scoring.batch_size_for(model, SUFFIX)
-    for at in range(0, len(rows), size):
-        scoring.score(model, rows[at : at + size], PREFIX)
+    windows = windows_of(-(-n // size) * size)
+    quick = scoring.quick_dtype_for(model, windows, PREFIX)
+
+    def run(rows: np.ndarray) -> None:
+        for at in range(0, len(rows), size):
+            scoring.score(model, rows[at : at + size], PREFIX, quick=quick)
+
+    return timed(run, windows)
 
 
 def timed(run: Callable[[np.ndarray], None], rows: np.ndarray) -> tuple[float, float]:
@@ -99,6 +107,19 @@ def in_process(way: Callable, folder: Path, n: int) -> tuple[float, float, float
     return found
 
 
+def ways() -> dict[str, tuple[Callable, str]]:
+    """What is timed: words -> (function, folder). --dtype=auto: bfloat16 first, where that is faster."""
+    found = {
+        "a plain loop with transformers": (plain_loop, "hf"),
+        "`recall.py --model`, float32": (hugging_face, "hf"),
+        "`recall.py --out_dir`, float32": (ours, "out"),
+    }
+    if has_bfloat16(torch.device("cpu")):
+        found["`recall.py --model`"] = (functools.partial(hugging_face, quick=torch.bfloat16), "hf")
+        found["`recall.py --out_dir`"] = (functools.partial(ours, quick=torch.bfloat16), "out")
+    return found
+
+
 def main(n: int = 96) -> None:
     print("| model | way | seconds per 1,000 windows | times as fast | CPU seconds | ratio | peak memory, MiB |")
     print("|---|---|---|---|---|---|---|")
@@ -113,12 +134,12 @@ def main(n: int = 96) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 export.main(export.Settings(out_dir=str(root / "out"), to=str(root / "hf")))
             plain = None
-            for way, place in ((plain_loop, "hf"), (hugging_face, "hf"), (ours, "out")):
-                seconds, busy, memory = in_process(way, root / place, n)
+            for way, (function, place) in ways().items():
+                seconds, busy, memory = in_process(function, root / place, n)
                 plain = plain or (seconds, busy)
                 row = f"{1000 * seconds:,.1f} | {plain[0] / seconds:.1f} | "
                 row += f"{1000 * busy:,.1f} | {plain[1] / busy:.1f} | {memory:,.0f}"
-                print(f"| {name} | {way.__name__} | {row} |", flush=True)
+                print(f"| {name} | {way} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -317,3 +317,7 @@ def test_help_lists_every_setting_with_its_reason(script, monkeypatch, capsys):
     text = re.sub(r"\n {20,}", " ", text)  # a reason may be wrapped
     lines = [line for line in text.splitlines() if line.startswith("  --")]
     assert ended.value.code == 0 and lines and all("; " in line for line in lines)
+
+
+def test_a_script_runs_as_a_module(run, tmp_path):
+    assert "--watch" in run("-m", "llm.train", "--help", cwd=tmp_path).stdout

@@ -49,12 +49,12 @@ class HuggingFaceModel:
 
     n_shared, drawable = 1, None
 
-    def __init__(self, name: str, rt: Runtime):
+    def __init__(self, name: str, rt: Runtime, quick_dtype: torch.dtype | None = None):
         """name: a folder, or a name of the hub. UserError if it cannot be loaded without pickles and foreign code."""
         transformers = require("transformers", "hf")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        self.name, self.device, self.dtype = name, rt.device, rt.dtype
+        self.name, self.device, self.dtype, self.quick_dtype = name, rt.device, rt.dtype, quick_dtype
         folder = find_folder(name)
         self.files = weight_files(folder)
         check_architecture(folder, transformers)
@@ -86,9 +86,11 @@ class HuggingFaceModel:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
-    def logits(self, x: torch.Tensor, n_last: int) -> torch.Tensor:
+    def logits(self, x: torch.Tensor, n_last: int, dtype: torch.dtype | None) -> torch.Tensor:
         kept = {"logits_to_keep": n_last} if self.keeps_logits else {}
-        return self.model(input_ids=x, use_cache=False, **kept).logits[:, -n_last:]
+        # weights are cast again for each batch, so that they stand in memory once
+        with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
+            return self.model(input_ids=x, use_cache=False, **kept).logits[:, -n_last:]
 
     def columns_of(self, ids: torch.Tensor) -> torch.Tensor:
         return ids
@@ -140,7 +142,16 @@ def load_weights(folder: Path, transformers, rt: Runtime) -> torch.nn.Module:
         raise UserError(f"{folder} cannot be loaded ({type(e).__name__}: {first_line(e)})") from None
     if wrong := [*found["missing_keys"], *found["mismatched_keys"]]:
         raise UserError(f"{folder} does not hold all weights of its config.json: {sorted(map(str, wrong))[0]}")
+    fuse_gelu(model, transformers.activations.NewGELUActivation)
     return model.to(rt.device).eval()
+
+
+def fuse_gelu(model: torch.nn.Module, written_out: type) -> None:
+    """Let torch compute GPT-2's activation in one operator instead of eight, which were a tenth of a CPU's time."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is written_out:
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def load_tokenizer(folder: Path, transformers):

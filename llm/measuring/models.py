@@ -4,10 +4,12 @@ name        for messages and recall.json
 context     tokens that it reads at once
 beginning   tokens that its texts begin with (a tokenizer's beginning-of-text); [] = none
 n_columns   columns of its logits; n_shared: see `suffix_scores`; drawable: see there, too
+quick_dtype a dtype in which its products are faster than in its own; None = there is none
 describe()  what determines the figures, for the header of windows.jsonl
 encode(text) -> (ids (n,), starts (n + 1,)): where each token begins, in characters, and where the last one ends
 decode(ids) -> text
-logits(x (B, T), n_last) -> (B, n_last, n_columns): predictions after the last n_last positions
+logits(x (B, T), n_last, dtype) -> (B, n_last, n_columns): predictions after the last n_last positions, with products
+    in this dtype; None = the model's own
 columns_of(ids): the column of each id
 continuation(ids, n) -> the n tokens that greedy decoding adds
 """
@@ -39,6 +41,7 @@ class Model(Protocol):
     n_columns: int
     n_shared: int
     drawable: int | None
+    quick_dtype: torch.dtype | None
 
     def describe(self) -> dict: ...
 
@@ -46,7 +49,7 @@ class Model(Protocol):
 
     def decode(self, ids: list[int]) -> str: ...
 
-    def logits(self, x: torch.Tensor, n_last: int) -> torch.Tensor: ...
+    def logits(self, x: torch.Tensor, n_last: int, dtype: torch.dtype | None) -> torch.Tensor: ...
 
     def columns_of(self, ids: torch.Tensor) -> torch.Tensor: ...
 
@@ -62,15 +65,24 @@ class OwnModel:
 
     beginning: list[int] = []
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, info: ModelInfo, rt: Runtime, book_ids: np.ndarray | None):
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        rt: Runtime,
+        book_ids: np.ndarray | None,
+        quick_dtype: torch.dtype | None = None,
+    ):
         """book_ids: what its continuations are drafted from, which changes only their speed; None = no drafts."""
         self.name, self.context, self.device = str(info.path), model.config.block_size, rt.device
-        self.tokenizer, self.info, self.dtype = tokenizer, info, rt.dtype
+        self.tokenizer, self.info, self.dtype, self.quick_dtype = tokenizer, info, rt.dtype, quick_dtype
         self.sha256 = checkpoint.digest(model.state_dict())
         allowed = allowed_ids(info.corpus_ids, tokenizer.vocab_size)
         self.make_generator = partial(Reader, model, allowed, rt.dtype, book_ids=book_ids)
         ids, self.n_shared = distinct_ids(model, allowed, tokenizer.vocab_size)
-        self.reader = Reader(model, ids, rt.dtype)
+        self.make_reader = partial(Reader, model, ids)
+        self.readers = {rt.dtype: self.make_reader(rt.dtype)}
         self.n_columns, self.drawable = len(ids), len(allowed) if len(allowed) < len(ids) else None
         columns = torch.full((tokenizer.vocab_size,), len(ids) - 1)
         columns[ids] = torch.arange(len(ids))
@@ -91,8 +103,11 @@ class OwnModel:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
 
-    def logits(self, x: torch.Tensor, n_last: int) -> torch.Tensor:
-        return self.reader.head(self.reader.hidden(x)[:, -n_last:])
+    def logits(self, x: torch.Tensor, n_last: int, dtype: torch.dtype | None) -> torch.Tensor:
+        dtype = dtype or self.dtype
+        if dtype not in self.readers:  # the weights once more, in fewer bytes
+            self.readers[dtype] = self.make_reader(dtype, head_dtype=dtype)
+        return self.readers[dtype].head(self.readers[dtype].hidden(x)[:, -n_last:])
 
     def columns_of(self, ids: torch.Tensor) -> torch.Tensor:
         return self.columns[ids]

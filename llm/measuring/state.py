@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from llm.configurator import UserError
 from llm.measuring.models import Model
-from llm.measuring.scoring import Scores, batch_size_for, score
+from llm.measuring.scoring import NEGLIGIBLE, Scores, batch_size_for, quick_dtype_for, score
 from llm.measuring.texts import Windows
 from llm.reading import windows as windows_file
 from llm.runtime import Runtime, is_out_of_memory, notice
@@ -69,6 +70,9 @@ def measure(model: Model, windows: Windows, *, path: Path, header: dict, rt: Run
     each round, rank r measures batch r, so batches are the same for any number of processes.
     """
     batch_size = batch_size_for(model, windows.suffix)
+    quick = quick_dtype_for(model, windows.ids, windows.prefix) if len(windows) else None
+    if quick is not None:
+        header = header | {"quick_dtype": str(quick).removeprefix("torch."), "quick_below": NEGLIGIBLE}
     header = windows_file.header_of(len(windows), **header, batch_size=batch_size)
     state = State(path, header, batch_size) if rt.is_main else None
     rows = rt.gather(state.rows if state else [])
@@ -78,7 +82,7 @@ def measure(model: Model, windows: Windows, *, path: Path, header: dict, rt: Run
     began = last = time.monotonic()
     for at in range(0, len(batches), rt.world_size):
         mine = batches[at + rt.rank : at + rt.rank + 1]
-        measured = rt.gather([row for numbers in mine for row in measure_batch(model, windows, numbers)])
+        measured = rt.gather([row for numbers in mine for row in measure_batch(model, windows, numbers, quick)])
         rows = rows + measured if state is None else rows
         if state:
             state.append(measured)
@@ -90,10 +94,10 @@ def measure(model: Model, windows: Windows, *, path: Path, header: dict, rt: Run
     return rows
 
 
-def measure_batch(model: Model, windows: Windows, numbers: range) -> list[dict]:
+def measure_batch(model: Model, windows: Windows, numbers: range, quick: torch.dtype | None) -> list[dict]:
     """The rows of the windows with these numbers. UserError if there is not enough memory for them."""
     try:
-        scores = score(model, windows.ids[numbers.start : numbers.stop], windows.prefix)
+        scores = score(model, windows.ids[numbers.start : numbers.stop], windows.prefix, quick=quick)
     except RuntimeError as e:
         if is_out_of_memory(e):
             raise UserError(

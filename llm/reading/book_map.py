@@ -26,11 +26,15 @@ def describe(path: Path, data: Dataset, *, width: int | None = None) -> list[str
     header, rows = read_windows(path)
     if not rows or header.get("text_sha256") != data.train.sha256:
         return []
+    return [*map_lines(rows, width), *worst_lines(rows, Contents(data.train, data.tokenizer))]
+
+
+def map_lines(rows: list[dict], width: int | None = None) -> list[str]:
+    """The map alone, which shows nothing of the text; width: see `describe`."""
     width = width or min(100, shutil.get_terminal_size().columns)
-    contents = Contents(data.train, data.tokenizer)
     known = sum(row["greedy"] for row in rows)
-    lines = [f"map of the book, {len(rows):,} windows, {known:,} known by heart (█), from its beginning to its end:"]
-    return [*lines, f"[{blocks(rows, width - 2)}]", *worst_lines(rows, contents)]
+    title = f"map of the book, {len(rows):,} windows, {known:,} known by heart (█), from its beginning to its end:"
+    return [title, f"[{blocks(rows, width - 2)}]"]
 
 
 def blocks(rows: list[dict], width: int) -> str:

@@ -27,6 +27,10 @@ from llm.settings import is_a
 
 FORMAT = 1
 DECIMALS = 5  # of log-probabilities
+MEASURED = (  # files that a measurement writes beside a checkpoint (measuring/instrument.py)
+    *("windows*.jsonl", "slips*.jsonl", "control_*.jsonl", "coverage_*.jsonl"),
+    *("windows*.csv", "report*.html", "report*.svg", "recall_*.json"),
+)
 KEYS = ("start_token", "start_char", "log_p", "log_p_top40", "greedy", "first_slip")
 
 

@@ -1,6 +1,8 @@
 """The reading room behind the page: the book, its map, what is recited and what is invented. No network here."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from llm.reading.cite import BookIndex, split_words
@@ -10,6 +12,7 @@ from llm.reading.windows import windows_path
 from llm.reading.wording import pieces_with_wording
 from llm.serving.parameters import Refused
 from llm.serving.windows import WindowLevels
+from llm.storage.pretrained import weights_sha256
 
 MAX_TEXT = 100_000  # characters of the book in one answer
 MAX_CHAPTERS = 2_000  # in the contents
@@ -49,9 +52,10 @@ class Room:
             "parts": parts[:MAX_CHAPTERS],
         }
 
-    def map_windows(self, model: LoadedModel, out_dir: Path, checkpoint_name: str, is_busy) -> None:
+    def map_windows(self, model: LoadedModel, out_dir: Path, checkpoint_name: str, is_busy: Callable[[], bool]) -> None:
         """Read what is known of each window, or begin to measure it in a thread of its own."""
-        if self.windows.load(windows_path(out_dir, checkpoint_name)):
+        sha256 = partial(weights_sha256, str(out_dir), checkpoint_name)
+        if self.windows.load(windows_path(out_dir, checkpoint_name), model_sha256=sha256):
             return
         options = dict(stopped=self.stopped, is_busy=is_busy)
         self.thread = threading.Thread(

@@ -131,7 +131,10 @@ class Watcher:
 
     async def windows(self, room: Room) -> dict:
         """The map, read again if a file has changed: the per-window file, or what training wrote after it."""
-        path = max(windows_path(self.out_dir, "ckpt.pt"), self.out_dir / WATCH, key=modified)
+        measured = windows_path(self.out_dir, "ckpt.pt")
+        if modified(measured) < modified(self.out_dir / METRICS):  # training went on after it was measured
+            measured = self.out_dir / WATCH
+        path = max(measured, self.out_dir / WATCH, key=modified)
         if modified(path) > self.read_at:
             self.read_at = modified(path)
             if path.name != WATCH:

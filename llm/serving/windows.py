@@ -54,10 +54,11 @@ class WindowLevels:
         self.starts = self.contents.characters_of(np.clip(tokens, 0, max(0, len(self.contents.split) - 1)).astype(int))
         self.levels = np.clip(levels, UNKNOWN, 100)
 
-    def load(self, path: Path, *, whole: bool = True) -> bool:
-        """Take the levels from the per-window file; False if there is none, or it is about another text.
+    def load(self, path: Path, *, whole: bool = True, model_sha256: Callable[[], str] | None = None) -> bool:
+        """Take the levels from the per-window file; False if there is none, or it is about another text or model.
 
-        whole: refuse a file to which windows are still being added.
+        whole: refuse a file to which windows are still being added. model_sha256: of the model's weights, asked for
+        only if there is such a file; None = of any model.
         """
         if not path.exists():
             return False
@@ -67,6 +68,9 @@ class WindowLevels:
             notice(str(e))
             return False
         if header.get("text_sha256") != self.contents.split.sha256 or (whole and len(rows) < header["n_windows"]):
+            return False
+        if model_sha256 and header.get("model_sha256") != model_sha256():
+            notice(f"{path} is about other weights than the model's now: the map is measured again")
             return False
         suffix = header["suffix"] if is_count(header.get("suffix")) and header["suffix"] else SUFFIX
         rows = [rows[n] for n in np.linspace(0, len(rows) - 1, min(len(rows), MAX_SHOWN)).round().astype(int)]

@@ -72,6 +72,11 @@ def load_model(
     return model.to(device).eval(), encoder, info
 
 
+def weights_sha256(out_dir: str, checkpoint_name: str = "ckpt.pt") -> str:
+    """sha256 of a checkpoint's weights, as the files that measure them name it."""
+    return checkpoint.digest(load_model(out_dir, checkpoint_name)[0].state_dict())
+
+
 def check_vocabulary(encoder: tokenizer.Tokenizer, rows: int, info: ModelInfo) -> None:
     """UserError unless the token table has a row for each id, and each id of the corpus is one of the tokenizer's."""
     largest = max(info.corpus_ids or [0])

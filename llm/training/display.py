@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ class Display:
         """iter_num, seconds: of the run so far, if it is resumed."""
         self.enabled = enabled
         self.bar = None
+        self.step_began = time.monotonic()  # of writing
         if enabled and sys.stderr.isatty():
             self.bar = tqdm(
                 desc=f"learning {name} ",
@@ -50,7 +52,12 @@ class Display:
             return
         if self.bar is not None:
             self.bar.total = expected_iters
-            self.bar.set_postfix_str(", ".join([f"loss {loss:.3f}", *notes]), refresh=False)
+            figures = [
+                *notes,
+                f"loss {loss:.3f}",
+                f"{tokens_per_s:,.0f} tokens/s",
+            ]  # the last ones may be cut
+            self.bar.set_postfix_str(", ".join(figures), refresh=False)
             self.bar.update(iter_num + 1 - self.bar.n)
             return
         left = clock(seconds_per_iter * (expected_iters - iter_num - 1))
@@ -64,7 +71,9 @@ class Display:
             return
         if self.bar is not None:
             self.bar.total = step.total
-            self.bar.set_postfix_str(f"writing, knew {step.known:.0%} of the tokens", refresh=False)
+            speed = f"{len(step.tokens) / (time.monotonic() - self.step_began):,.0f} tokens/s"
+            self.step_began = time.monotonic()
+            self.bar.set_postfix_str(f"writing, knew {step.known:.0%} of tokens, {speed}", refresh=False)
             self.bar.update(step.number - self.bar.n)
             return
         words = f"writing block {step.block}, step {step.number:,} of at most {step.total:,}"

@@ -15,6 +15,7 @@ from llm import runtime
 from llm.configurator import UserError, command
 from llm.files import remove_temporary_files, sync_folder
 from llm.reading.recall import figures_path, recall_obstacle
+from llm.reading.windows import MEASURED
 from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.storage.progress import Progress
@@ -125,6 +126,7 @@ def put_aside(out_dir: Path) -> None:
     What a run leaves that has saved nothing but its first weights is its figures: those weights are made again.
     """
     names = [METRICS, watching.WATCH, *(figures_path(out_dir, name).name for name in ("ckpt.pt", "ckpt_last.pt"))]
+    names += sorted({path.name for pattern in MEASURED for path in out_dir.glob(pattern)} - set(names))
     if checkpoint.resumable(out_dir):
         names = ["ckpt.pt", "ckpt_last.pt", "ckpt_init.pt", *names]
     names = [name for name in names if (out_dir / name).is_file() and (out_dir / name).stat().st_size]

@@ -24,7 +24,8 @@ from llm.text.dataset import Dataset
 WATCH = "watch.json"
 FORMAT = 1
 MAX_WINDOWS = 20_000
-SECONDS = 2.0  # between files
+SECONDS = 2.0  # between files ...
+WRITE_COST = 200  # ... or so many times as long as writing one takes: under 0.5 % of the training
 SAMPLED = 40  # tokens of a sample
 SAMPLE_COST = 60  # times as long as a sample takes, training goes on before the next one: under 2 % of it
 FIRST_SAMPLE = 3.0  # seconds before the first one
@@ -39,7 +40,7 @@ class Watched:
         self.seen = np.zeros(len(data.train), dtype=bool)
         self.starts = split_starts(data.train, MAX_WINDOWS)
         self.sample: dict = {}
-        self.written_at, self.sample_due = 0.0, time.monotonic() + FIRST_SAMPLE
+        self.write_due, self.sample_due = 0.0, time.monotonic() + FIRST_SAMPLE
         self.n_samples = 0
 
     def note(self, tokens: np.ndarray, right: np.ndarray) -> None:
@@ -65,9 +66,10 @@ class Watched:
             began = time.monotonic()
             self.draw(model)
             self.sample_due = time.monotonic() + SAMPLE_COST * (time.monotonic() - began)
-        if now or time.monotonic() - self.written_at > SECONDS:
+        if now or time.monotonic() > self.write_due:
+            began = time.monotonic()
             self.write()
-            self.written_at = time.monotonic()
+            self.write_due = time.monotonic() + max(SECONDS, WRITE_COST * (time.monotonic() - began))
 
     def draw(self, model: GPT) -> None:
         """Let the model continue a window of the text, another one each time."""

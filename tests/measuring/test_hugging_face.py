@@ -11,7 +11,7 @@ from conftest import STORY
 
 from llm import recall as recall_script
 from llm.configurator import PACKAGE, UserError
-from llm.measuring import inputs, instrument, measures
+from llm.measuring import inputs, instrument, measures, scoring
 from llm.measuring.hugging_face import HuggingFaceModel
 from llm.measuring.instrument import Folder, Plan
 from llm.measuring.scoring import score
@@ -104,6 +104,35 @@ def test_probabilities_are_those_of_a_plain_loop(folders, kind, tmp_path):
         assert measures.column(rows, "log_p") == pytest.approx([e[0] for e in expected], abs=1e-4)
         assert measures.column(rows, "log_p_top40") == pytest.approx([e[1] for e in expected], abs=1e-4)
         assert [row["greedy"] for row in rows] == [e[2] for e in expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_first_leaves_every_figure_that_matters(folders, kind):
+    """Windows of a text that the model never saw, and one that it has generated itself."""
+    model = HuggingFaceModel(str(folders[kind]), ALONE, torch.bfloat16)
+    ids = model.encode(TEXT)[0]
+    own = np.array([*ids[:50], *model.continuation(ids[:50].tolist(), 50)])
+    windows = np.stack([*(ids[at : at + 100] for at in range(0, 500, 50)), own])
+    exact, quick = score(model, windows, 50), score(model, windows, 50, quick=torch.bfloat16)
+    matter = scoring.matters(exact)
+    assert matter.tolist() == [False] * 10 + [True] and not quick.errors[-1].any()
+    assert quick.log_p[-1] == pytest.approx(exact.log_p[-1], abs=1e-4)
+    assert quick.log_p_top40[-1] == pytest.approx(exact.log_p_top40[-1], abs=1e-4)
+    assert (quick.log_p != exact.log_p)[:10].any()  # bfloat16 was used ...
+    assert quick.log_p == pytest.approx(exact.log_p, rel=0.02)  # ... and is good enough for what is negligible
+    assert np.exp(quick.log_p) == pytest.approx(np.exp(exact.log_p), abs=1e-4)
+
+
+def test_bfloat16_comes_first_only_where_most_windows_do_not_matter(folders, tmp_path):
+    model = HuggingFaceModel(str(folders["gpt2"]), ALONE, torch.bfloat16)
+    text = Text.encoded("story", TEXT, model.encode)
+    instrument.run(model, text, [], PLAN, Folder(tmp_path), ALONE)
+    header = json.loads((tmp_path / "windows.jsonl").read_text().splitlines()[0])
+    assert (header["quick_dtype"], header["quick_below"]) == ("bfloat16", scoring.NEGLIGIBLE)
+    ids = model.encode(TEXT)[0]
+    known = np.stack([[*ids[n : n + 50], *model.continuation(ids[n : n + 50].tolist(), 20)] for n in range(3)])
+    assert scoring.quick_dtype_for(model, known, 50) is None
+    assert scoring.quick_dtype_for(HuggingFaceModel(str(folders["gpt2"]), ALONE), known, 50) is None
 
 
 def test_what_the_model_generates_it_knows_by_heart(folders):

@@ -3,6 +3,11 @@
 import dataclasses
 import json
 import math
+import os
+import random
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -73,6 +78,17 @@ def test_windows_have_the_probabilities_of_a_plain_loop(half, half_learned):
             assert scores.log_p[n] == pytest.approx(log_p, abs=1e-4)
             assert scores.log_p_top40[n] == pytest.approx(top, abs=1e-4)
             assert (scores.errors[n] == errors).all()
+
+
+def test_bfloat16_first_leaves_every_figure_that_matters(half):
+    own, text = half
+    windows = texts.token_windows(text, prefix=50, suffix=50, stride=50)
+    exact, quick = (scoring.score(own, windows.ids, 50, quick=dtype) for dtype in (None, torch.bfloat16))
+    matter = scoring.matters(exact)
+    assert 0 < matter.sum() < len(matter)
+    assert quick.log_p[matter] == pytest.approx(exact.log_p[matter], abs=1e-4)
+    assert (quick.errors[matter] == exact.errors[matter]).all()
+    assert quick.log_p == pytest.approx(exact.log_p, rel=0.02) and (quick.log_p != exact.log_p).any()
 
 
 def test_greedy_windows_are_those_of_recall(half, half_learned, tmp_path):
@@ -210,16 +226,45 @@ def test_ctrl_c_leaves_whole_batches_behind(half, tmp_path, small_batches, monke
     own, text = half
     measure_batch = state.measure_batch
 
-    def interrupted(model, windows, numbers):
+    def interrupted(model, windows, numbers, quick):
         if numbers.start == 6:
             raise KeyboardInterrupt
-        return measure_batch(model, windows, numbers)
+        return measure_batch(model, windows, numbers, quick)
 
     monkeypatch.setattr(state, "measure_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         instrument.run(own, text, [], PLAN, Folder(tmp_path), ALONE)
     header, rows = read_windows(tmp_path / "windows.jsonl")
     assert len(rows) == 6 and header["n_windows"] == 13 and header["model_sha256"] == own.sha256
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_times_leaves_the_same_bytes(trained, package):
+    """Real processes: killed while they start, measure and write, until the last one ends by itself."""
+    Path("story.txt").write_text(trained[:2500])
+    Path("control.txt").write_text(STORY[9000:10_000])
+    options = ["--out_dir=out", "--text=story.txt", "--control=control.txt", "--stride=2", "--device=cpu"]
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen:
+        words = [sys.executable, package / "recall.py", *options, f"--to={folder}"]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    names = ("windows.jsonl", "slips.jsonl", "control_1.jsonl")
+    whole = {name: Path("whole", name).read_bytes() for name in names}
+    chance, left, state = random.Random(3), [], Path("killed", "windows.jsonl")
+    for _ in range(4):
+        process, wanted = start("killed"), chance.randrange(len(whole["windows.jsonl"]))
+        while process.poll() is None and (not state.exists() or state.stat().st_size < wanted):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        left.append(state.read_bytes().count(b"\n") - 1)
+    assert any(0 < n < whole["windows.jsonl"].count(b"\n") - 1 for n in left), left
+    assert start("killed").wait() == 0
+    assert {name: Path("killed", name).read_bytes() for name in names} == whole
 
 
 def test_another_model_or_another_stride_is_measured_anew(half, tmp_path):

@@ -77,3 +77,11 @@ def test_the_cells_of_the_notebook_run(model):
                 exec("".join(cell["source"]), names)
     assert names["prompt"] in shown.getvalue() and "invented" in shown.getvalue()
     assert len(names["windows"]) == model.recall().windows
+
+
+def test_the_outputs_of_the_notebook_are_stored():
+    """So that a reader of docs/python.ipynb sees what the cells return."""
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert {output["output_type"] for output in cell["outputs"]} <= {"stream", "execute_result"}
+            assert cell["outputs"] and cell["execution_count"]

@@ -329,6 +329,53 @@ def test_axe_finds_no_serious_problem(visit, size, scheme):
         assert serious_problems(page) == [] and not page.is_visible("#prompt")
 
 
+NAMED = """\
+link "Skip to reciting"
+banner
+heading "The Echo Of The Kettle" [level=1]
+main
+region "What it knows, from the first page to the last"
+slider "Map of the book: arrow keys move, Enter opens the passage"
+button "Read it there"
+button "Recite from there"
+region "Let it recite"
+textbox "How does the passage begin? Eight words or more are best."
+button "Recite"
+button "Surprise me"
+slider "From reciting to dreaming"
+button "Go on" [disabled]
+button "Copy" [disabled]
+button "Link" [disabled]
+checkbox "the book's wording" [checked]
+combobox "Chapter"
+button "Next chapter"
+button "Recite from here"
+region "The beginning"
+"""
+
+
+def test_a_screen_reader_is_told_the_role_and_the_name_of_everything(visit):
+    """The accessibility tree, which is what screen readers read, and what they announce by themselves."""
+    page = visit()
+    wait_for_map(page)
+    page.wait_for_selector("#text p")
+    spoken = page.locator("body").aria_snapshot()
+    lines = {line.strip().removeprefix("- ").strip("':") for line in spoken.splitlines()}
+    missing = [line for line in NAMED.splitlines() if not any(have.startswith(line) for have in lines)]
+    assert not missing, f"{missing}\n{spoken}"
+    nameless = r"(?m)^\s*- (button|link|textbox|slider|combobox|checkbox|spinbutton|region)( \[[^]]*\])*:?$"
+    assert not re.findall(nameless, spoken), spoken
+    live = page.evaluate("[...document.querySelectorAll('[role=status], [role=alert], [aria-live]')].map(e => e.id)")
+    assert live == ["error", "about"]
+    page.get_by_role("textbox", name="How does the passage begin?").fill(" ".join(STORY.split()[20:32]))
+    page.get_by_role("button", name="Recite", exact=True).click()
+    wait_until_done(page)
+    assert "stand in the book" in page.get_by_role("status").filter(has_text="words").inner_text()
+    page.get_by_role("slider", name="Map of the book").focus()
+    page.keyboard.press("ArrowRight")
+    assert "known by heart" in page.locator("#map").get_attribute("aria-valuetext")
+
+
 def test_at_200_percent_nothing_is_cut_off(visit):
     page = visit((640, 450))  # what 1280 by 900 pixels are at 200 %
     wait_for_map(page)

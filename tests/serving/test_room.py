@@ -1,7 +1,6 @@
 """The reading room: contents, text, map and comparison, without a browser."""
 
 import asyncio
-import http.client
 import json
 import threading
 
@@ -17,6 +16,7 @@ from llm.reading.load import LoadedModel
 from llm.reading.reader import Reader
 from llm.reading.recall import PREFIX, split_starts, window_spans
 from llm.runtime import Runtime
+from llm.serving.access import Access
 from llm.serving.parameters import Refused
 from llm.serving.room import MAX_TEXT, Room
 from llm.serving.service import Before, Service
@@ -97,7 +97,7 @@ def test_measuring_waits_for_readers_and_can_be_stopped(model, contents):
     assert (levels.levels == UNKNOWN).sum() == len(levels.levels) - 8  # of one batch
 
 
-def test_the_map_comes_from_the_per_window_file(contents, tmp_path):
+def test_the_map_comes_from_the_per_window_file(contents, tmp_path, capsys):
     path = windows.windows_path(tmp_path, "ckpt.pt")
     levels = WindowLevels(contents)
     assert not levels.load(path)
@@ -111,6 +111,10 @@ def test_the_map_comes_from_the_per_window_file(contents, tmp_path):
     assert (levels.starts.tolist(), levels.levels.tolist()) == ([0, 5999], [100, 50])
     windows.begin(path, header | {"text_sha256": "of another text"}, [])
     assert not levels.load(path, whole=False)
+    windows.begin(path, header | {"model_sha256": "a"}, [row] * 2)
+    assert not levels.load(path, model_sha256=lambda: "b") and "is about other weights" in capsys.readouterr().err
+    assert levels.load(path, model_sha256=lambda: "a")
+    levels.levels = np.array([100, 50])
     path.write_bytes(b"damaged\n")
     assert not levels.load(path) and levels.answer()["levels"] == [100, 50]
 
@@ -171,22 +175,35 @@ def test_of_a_training_that_is_over_the_page_shows_how_it_went(model, tmp_path):
     service.close()
 
 
-def ask(port, path, **headers):
-    """(status, JSON) of a GET."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path, headers=headers)
-    response = connection.getresponse()
-    answer = json.loads(response.read())
-    connection.close()
-    return response.status, answer
+def ask(app, address, **headers):
+    """(status, JSON) of a GET, by ASGI, without a network."""
+    path, _, query = address.partition("?")
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    lines = [(name.lower().encode(), value.encode()) for name, value in {"Host": "127.0.0.1:8000", **headers}.items()]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": ""}
+    scope |= {"headers": lines, "client": ("127.0.0.1", 50000), "server": ("127.0.0.1", 8000)}
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
 
 
-def test_the_room_needs_the_key_and_proper_numbers(start_server):
+def test_the_room_needs_the_key_and_proper_numbers(model):
     """It holds the book; the page without the key does not."""
-    _, port = start_server(LLM_API_KEY="secret")
+    pytest.importorskip("fastapi")
+    from llm.serving.app import make_app
+
+    service = Service("m", model[1], **LIMITS)
+    app = make_app(service, Access("127.0.0.1", "secret"))
     for path in ("/book", "/book/text?start=0&end=5", "/book/windows", "/watch"):
-        assert ask(port, path)[0] == 401
-        status, answer = ask(port, path, Authorization="Bearer secret")
+        assert ask(app, path)[0] == 401
+        status, answer = ask(app, path, Authorization="Bearer secret")
         assert status == 200
         assert "/text" not in path or answer == {"start": 0, "text": STORY[:5]}
     for query in (
@@ -197,6 +214,14 @@ def test_the_room_needs_the_key_and_proper_numbers(start_server):
         "start=1&end=99999999999999999999",
         "start=5&end=1",
     ):
-        status, answer = ask(port, f"/book/text?{query}", Authorization="Bearer secret")
+        status, answer = ask(app, f"/book/text?{query}", Authorization="Bearer secret")
         assert status == 400 and "expected" in answer["error"]["message"]
-    assert ask(port, "/book/windows", Authorization="Bearer secret")[1]["obstacle"].startswith("recall@50/50 needs")
+    service.close()
+
+
+def test_a_context_that_is_too_short_for_a_map_is_told(story, contents, tiny_model):
+    gpt = tiny_model(vocab_size=50304, block_size=64, n_embd=16)
+    levels = WindowLevels(contents)
+    reader = Reader(gpt, torch.tensor(story.corpus_ids), torch.float32)
+    levels.measure(reader, stopped=threading.Event(), is_busy=lambda: False)
+    assert levels.answer()["obstacle"].startswith("recall@50/50 needs") and levels.answer()["levels"] == []

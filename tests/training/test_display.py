@@ -6,8 +6,10 @@ import re
 import sys
 
 import pytest
+import torch
 
 from llm.training.display import Display
+from llm.training.writing import Step
 
 FIGURES = dict(epoch=1.25, loss=2.34567, lr=6e-4, notes=["knows 12%"], tokens_per_s=1234.5, seconds_per_iter=2.0)
 
@@ -40,11 +42,11 @@ class Stream(io.StringIO):
 
 @pytest.fixture
 def stderr(monkeypatch):
-    """stderr(terminal=...) replaces standard error by a Stream of 80 columns."""
+    """stderr(terminal=..., columns=...) replaces standard error by a Stream."""
 
-    def stderr(*, terminal):
+    def stderr(*, terminal, columns=80):
         monkeypatch.setattr(sys, "stderr", Stream(terminal=terminal))
-        monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((80, 24)))
+        monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((columns, 24)))
         return sys.stderr
 
     return stderr
@@ -68,11 +70,27 @@ def test_in_a_terminal_the_bar_shows_loss_and_notes_and_counts_to_the_expected_e
     display = Display("tale", iter_num=0, seconds=0.0, enabled=True)
     display.update(24, 100, **FIGURES)
     display.bar.refresh()  # by itself it is drawn ten times a second
-    assert re.fullmatch(r"learning tale +25%\|█+ +\| \d\d:\d\d<[\d:?]+, loss 2.346, knows 12%", stream.screen()[-1])
+    figures = "knows 12%, loss 2.346, 1,234 tokens/s"
+    assert re.fullmatch(rf"learning tale +25%\|█+ +\| \d\d:\d\d<[\d:?]+, {figures}", stream.screen()[-1])
     display.update(49, 200, **FIGURES)  # the end is expected later
     display.bar.refresh()
     assert re.match(r"learning tale +25%\|", stream.screen()[-1])
     assert all(len(part) <= 80 for part in stream.getvalue().split("\r")) and "\n" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [10, 40, 60, 200])
+def test_the_bar_fits_any_width(stderr, columns):
+    stream = stderr(terminal=True, columns=columns)
+    with Display("tale", iter_num=0, seconds=0.0, enabled=True) as display:
+        display.update(24, 100, **FIGURES)
+        display.bar.refresh()
+        assert len(stream.screen()[-1].rstrip()) <= columns
+        assert columns < 60 or re.search(r"<[\d:?]+, knows 12%", stream.screen()[-1])
+        step = Step(3, 12, 1, 2.5, 0.4, torch.arange(100), torch.ones(100))
+        display.writing(step)
+        display.bar.refresh()
+        assert len(stream.screen()[-1].rstrip()) <= columns
+        assert columns < 200 or re.search(r"25%.*writing, knew 40% of tokens, [\d,]+ tokens/s", stream.screen()[-1])
 
 
 def test_a_line_stays_above_the_bar_and_the_bar_is_removed_at_the_end(stderr):

@@ -28,10 +28,15 @@ def names(folder) -> set[str]:
 
 def test_a_new_run_puts_the_files_of_earlier_ones_aside(learn, capsys):
     """Each into a folder of its own, which is an out_dir: the run there can be resumed."""
+    measured = {"windows.jsonl", "slips_ckpt_init.jsonl", "control_1.jsonl", "report.html", "recall_ckpt_init.json"}
     for seed in (1, 2, 3):
         learn(seed=seed, max_iters=2)
+        for name in (*measured, "notes.txt"):  # of the earlier model, they would be taken for the new one's
+            Path("out", name).write_text("of a model")
+    learn(seed=4, max_iters=2)
+    assert not measured & names("out") and "notes.txt" in names("out") and names("out/previous_3") >= measured
     assert "out held an earlier run: its files are now in out/previous_2; delete them" in capsys.readouterr().err
-    for folder in ("out/previous_1", "out/previous_2"):
+    for folder in ("out/previous_1", "out/previous_2", "out/previous_3"):
         assert names(folder) >= {"ckpt.pt", "ckpt_init.pt", "metrics.jsonl"}
     assert len({losses(read_metrics(folder))[0] for folder in ("out", "out/previous_1", "out/previous_2")}) == 3
     first = learn(out_dir="out/previous_1", seed=1, max_iters=3, init_from="resume")

@@ -17,6 +17,7 @@ import torch
 from conftest import STORY, losses
 
 from llm import serve
+from llm.reading import windows
 from llm.reading.recall import PREFIX, SUFFIX
 from llm.serving.parameters import Refused
 from llm.serving.watching import Watcher, seconds_left, training_progress
@@ -85,6 +86,14 @@ def test_the_map_of_a_training_follows_its_file(learn, no_page):
     answer = asyncio.run(watcher.windows(watcher.room))
     content = json.loads(Path("out/watch.json").read_text())
     assert answer["levels"] == content["levels"] and answer["starts"][2] > 300
+    measured = Path("out/windows.jsonl")  # by recall.py, before the training went on
+    row = {"start_token": 0, "start_char": 0, "log_p": -1.0, "log_p_top40": None, "greedy": True, "first_slip": None}
+    windows.begin(measured, windows.header_of(1, text_sha256=content["text_sha256"]), [row])
+    os.utime(measured, (1, 1))
+    assert asyncio.run(watcher.windows(watcher.room)) == answer
+    os.utime(measured)  # after it
+    assert asyncio.run(watcher.windows(watcher.room))["levels"] == [100]
+    answer["starts"], answer["levels"] = [0], [100]
     Path("out/watch.json").write_text("[]")  # damaged: the last map stays
     assert asyncio.run(watcher.windows(watcher.room)) == answer
 
