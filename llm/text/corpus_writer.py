@@ -82,6 +82,7 @@ class CorpusWriter:
         self.folder, self.files, self.choices = folder, files, choices
         self.state, self.notice = self._read_state()
         self.seen: set[bytes] = set()
+        remove_temporary_files(folder, "*")  # of a process that was killed
         if self.state.position != Position(0):
             self._keep_finished()
         else:
@@ -113,9 +114,8 @@ class CorpusWriter:
         return state, f"going on after {state.n_shards:,} shards, {state.tokens('train'):,} tokens"
 
     def _keep_finished(self) -> None:
-        """Remove what a killed process left half-written, and read the digests."""
+        """Remove shards that a killed process has not noted, and read the digests."""
         finished = {shard["file"] for shard in self.state.shards}
-        remove_temporary_files(self.folder, "*")
         for path in self.folder.glob("*.bin"):
             if path.name not in finished | {SEEN}:
                 path.unlink()

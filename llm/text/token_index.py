@@ -163,7 +163,10 @@ class TokenIndex:
     def __init__(self, folder: Path, split: Split):
         """The folder must have the index of this text: see has_index."""
         self.split = split
-        self.positions = np.memmap(folder / INDEX, position_dtype(len(split)), mode="r") if len(split) >= ORDER else []
+        self.positions = np.zeros(0, np.int64)
+        if len(split) >= ORDER:
+            mapped = np.memmap(folder / INDEX, position_dtype(len(split)), mode="r")
+            self.positions = mapped.view(np.ndarray)  # whose items are read in a fifth of the time
 
     def __len__(self) -> int:
         return len(self.split)

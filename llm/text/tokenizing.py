@@ -112,7 +112,8 @@ def tokens_of(batch: Batch, tokenizer: GPT2) -> Tokens:
             ids = tokenizer.encode(text)
             if batch.ends:
                 ids.append(tokenizer.end_of_text)
-            parts.append(struct.pack(f"<{len(ids)}H", *ids))  # in half the time of numpy.array
+            # in half the time of numpy.array; tiktoken's encode_to_numpy takes four times as long as encode_ordinary
+            parts.append(struct.pack(f"<{len(ids)}H", *ids))
             found.lengths.append(len(ids))
             found.characters.append(len(text))
             digest = batch.digest or hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=DIGEST_BYTES).digest()

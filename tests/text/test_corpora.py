@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,13 +181,22 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(
     assert files_of("parts") == files_of("whole")
 
 
+def half_prepared(monkeypatch, *words, **options) -> None:
+    """Prepare, but end before meta.json is written."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(corpus.CorpusWriter, "finish", interrupted)
+        prepared(*words, **options)
+
+
 def test_what_a_kill_leaves_half_written_is_removed(folder, data, in_this_process, monkeypatch):
+    (data / "whole").mkdir()
+    (data / "whole" / ".train_00000.bin.1.tmp").write_bytes(b"of a kill before the first shard was whole")
     prepared(folder, name="whole", shard_tokens=3000)
-    with monkeypatch.context() as patch:
-        patch.setattr(corpus.CorpusWriter, "finish", lambda self: os.abort())
-        patch.setattr(os, "abort", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepared(folder, name="parts", shard_tokens=3000)
+    half_prepared(monkeypatch, folder, name="parts", shard_tokens=3000)
     (data / "parts" / ".train_00099.bin.1.tmp").write_bytes(b"half")
     (data / "parts" / "train_00099.bin").write_bytes(b"renamed, but not yet in progress.json")
     prepared(folder, name="parts", shard_tokens=3000)
@@ -194,23 +204,42 @@ def test_what_a_kill_leaves_half_written_is_removed(folder, data, in_this_proces
 
 
 def test_a_preparation_of_other_files_or_settings_begins_anew(folder, data, in_this_process, monkeypatch, capsys):
-    def half(**options):
-        with monkeypatch.context() as patch:
-            patch.setattr(corpus.CorpusWriter, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                prepared(folder, name="c", **options)
-
-    half(shard_tokens=3000)
-    half(shard_tokens=2000)
+    options = dict(name="c", shard_tokens=2000, drop_duplicates=True)
+    half_prepared(monkeypatch, folder, **options | {"shard_tokens": 3000})
+    half_prepared(monkeypatch, folder, **options)
     assert "other settings is dropped: beginning anew" in capsys.readouterr().err
     os.utime(folder / "a.jsonl", ns=(1, 1))
-    half(shard_tokens=2000)
+    half_prepared(monkeypatch, folder, **options)
     assert "the files have changed" in capsys.readouterr().err
-    (data / "c" / "progress.json").write_text("{")
-    prepared(folder, name="c", shard_tokens=2000)
-    assert "is damaged: beginning anew" in capsys.readouterr().err
-    prepared(folder, name="whole", shard_tokens=2000)
+    for name, content in (("progress.json", b"{"), ("seen.bin", b""), ("train_00000.bin", b"")):
+        (data / "c" / name).write_bytes(content)
+        half_prepared(monkeypatch, folder, **options)
+        assert "is damaged: beginning anew" in capsys.readouterr().err
+    prepared(folder, **options)
+    prepared(folder, **options | {"name": "whole"})
     assert files_of("c") == files_of("whole")
+
+
+def test_progress_says_what_is_read_and_the_time_left(folder, data, in_this_process, monkeypatch, capsys):
+    monkeypatch.setattr(corpus, "LINE_SECONDS", 0)
+    prepared(folder, shard_tokens=3000)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" left")]
+    found = [re.fullmatch(r"(\d\.\d\d) of 0\.00 GB read, ([\d,]+) tokens, (\d+):(\d\d) left", line) for line in lines]
+    tokens = [int(match[2].replace(",", "")) for match in found]
+    assert len(tokens) > 20 and tokens == sorted(tokens) and tokens[-1] > 10_000
+    assert found[-1][3] == "0" and found[-1][4] == "00"
+
+
+def test_time_left_is_that_of_this_call_alone(capsys, monkeypatch):
+    """A resumed preparation counted what was read before it as read in no time."""
+    monkeypatch.setattr(corpus, "LINE_SECONDS", 0)
+    clock = iter([100.0, 100.0, 110.0, 120.0])
+    monkeypatch.setattr(corpus.time, "monotonic", lambda: next(clock))
+    files = [corpus.CorpusFile(f"{n}.txt", 10**9, 0, corpus_files.TEXTS) for n in range(4)]
+    line = corpus.ProgressLine(files, Position(2))
+    line.update(2, 0, 500)
+    line.update(2, 5 * 10**8, 600)  # half a file in 20 seconds: one and a half are left
+    assert capsys.readouterr().err == "2.50 of 4.00 GB read, 600 tokens, 1:00 left\n"
 
 
 def test_a_finished_preparation_is_not_repeated(folder, data, in_this_process, monkeypatch, capsys):
