@@ -134,7 +134,7 @@ def measure_kills(folder: Path, megabytes: int = 1000) -> None:
     whole = f"c{megabytes}"
     if not (folder / "data" / whole / "meta.json").exists():
         measured(prepare(folder, megabytes, whole))
-    seconds = megabytes / 12  # about, of a whole preparation
+    seconds = megabytes / 25  # at most, of a whole preparation
     chance, spent = random.Random(0), []
     for _ in range(N_KILLS):
         process, began = prepare(folder, megabytes, "killed"), time.perf_counter()

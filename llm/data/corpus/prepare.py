@@ -1,7 +1,7 @@
 """Write data/NAME/: a corpus of many documents as GPT-2 tokens, larger than memory if need be.
 
     python data/corpus/prepare.py texts/ --dataset=my_corpus
-    python data/corpus/prepare.py part-*.jsonl.zst --dataset=web --text_column=content --drop_duplicates=True
+    python data/corpus/prepare.py part-*.jsonl.zst --dataset=web
     python data/corpus/prepare.py --list=files.txt --dataset=web --index=True
 
 Texts are read as they are, in UTF-8: .jsonl or .ndjson (a JSON object on each line), .parquet, .txt and .md (a document
@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
-from tqdm import tqdm
-
 from llm.configurator import Fraction, PositiveInt, UserError, Words, command, from_here, run_script
 from llm.files import locked_folder
 from llm.runtime import notice
@@ -26,6 +24,9 @@ from llm.text.dataset import Dataset, data_folder, has_script, is_name, read_met
 from llm.text.token_index import build_index, has_index
 from llm.text.tokenizing import Tokenizers
 from llm.training.metrics import clock
+
+# isort: split
+from tqdm import tqdm
 
 SCRIPT = "data/corpus/prepare.py"
 LINE_SECONDS = 10  # between lines of progress where there is no terminal

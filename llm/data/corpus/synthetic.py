@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
-import numpy as np
-
 from llm.configurator import NonNegativeInt, PositiveInt, UserError, command, run_script
 from llm.files import atomic_file
 from llm.text.dataset import BUNDLED
+
+# isort: split
+import numpy as np
 
 N_WORDS = 50_000
 STARTS, ENDS = (*"bcdfghlmnprstv", "st", "tr", "br", "sh", "th"), (*"aeiou", "ai", "ea", "on", "er", "an")
