@@ -62,11 +62,14 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def measured(process: subprocess.Popen) -> tuple[float, int]:
-    """(seconds until a process ends, peak memory of it and its children in bytes). Exits if it fails."""
+def measured(process: subprocess.Popen, *, with_children: bool = True) -> tuple[float, int]:
+    """(seconds until a process ends, peak memory of it and its children in bytes). Exits if it fails.
+
+    with_children: a process that only forks for a moment would be counted twice.
+    """
     began, peaks = time.perf_counter(), {}
     while process.poll() is None:
-        for pid in (process.pid, *children(process.pid)):
+        for pid in (process.pid, *(children(process.pid) if with_children else ())):
             peaks[pid] = max(peaks.get(pid, 0), peak_memory(pid))
         time.sleep(0.05)
     if process.returncode:
@@ -159,7 +162,7 @@ def measure_training(folder: Path, *sizes: int) -> None:
         words = [f"--{word}" for word in f"{SHAPE} {LENGTH}".split()]
         options = [f"--dataset={name}", f"--out_dir=out-{name}", "--device=cpu"]
         began = time.time()
-        _, memory = measured(start(folder, "train.py", *words, *options))
+        _, memory = measured(start(folder, "train.py", *words, *options), with_children=False)
         lines = [line for line in read_metrics(folder / f"out-{name}") if "tokens_per_s" in line]
         first = (folder / f"out-{name}" / "ckpt_init.pt").stat().st_mtime - began
         speed = statistics.median(line["tokens_per_s"] for line in lines[5:])
