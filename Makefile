@@ -24,7 +24,7 @@ REFUSALS := tests/test_bad_input.py tests/storage tests/text/test_dataset.py tes
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) install --quiet -c constraints.txt -e ".[dev,books,plot,serve,hf,gguf]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,books,corpora,plot,serve,hf,gguf]"
 	touch $@
 
 demo: .venv/installed

@@ -93,8 +93,10 @@ def remove_temporary_files(folder: Path, pattern: str) -> None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, *, setting: str = "out_dir", work: str = "training") -> Iterator[None]:
     """Lock the folder; the system releases the lock even if the process is killed.
+
+    setting, work: for errors, what named the folder and what it is locked for.
 
     Locked are the file .lock, which holds the number of this process, and the folder itself, in case somebody removes
     the file. UserError, with the number of the other process, if one of them is already locked.
@@ -105,15 +107,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if fcntl:
                 descriptor = os.open(folder, os.O_RDONLY)
                 stack.callback(os.close, descriptor)
-                lock(f, descriptor, folder)
+                lock(f, descriptor, folder, setting=setting, work=work)
             f.truncate(0)
             f.write(str(os.getpid()).encode())
         except OSError as e:
-            raise UserError(f"cannot write {folder / '.lock'}: {e.strerror}; type another --out_dir") from None
+            raise UserError(f"cannot write {folder / '.lock'}: {e.strerror}; type another --{setting}") from None
         yield
 
 
-def lock(f: BinaryIO, descriptor: int, folder: Path) -> None:
+def lock(f: BinaryIO, descriptor: int, folder: Path, *, setting: str, work: str) -> None:
     """Lock a folder's open file .lock and its own descriptor, if the system can. UserError if another process has."""
     try:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,11 +124,11 @@ def lock(f: BinaryIO, descriptor: int, folder: Path) -> None:
         f.seek(0)
         process = f.read(100).decode(errors="replace")
         raise UserError(
-            f"out_dir={folder} is being written to by another training (process {process or 'unknown'}); wait "
-            "until it has ended, stop it, or type another --out_dir"
+            f"{setting}={folder} is being written to by another {work} (process {process or 'unknown'}); wait "
+            f"until it has ended, stop it, or type another --{setting}"
         ) from None
     except OSError as e:
-        notice(f"{folder} cannot be locked ({e.strerror}): start no second training there")
+        notice(f"{folder} cannot be locked ({e.strerror}): start no second {work} there")
 
 
 def flock_folder(descriptor: int) -> None:

@@ -112,6 +112,11 @@ def measure_own(cfg: Settings, rt: Runtime) -> None:
     data = Dataset(cfg.dataset or info.dataset)
     if data.tokenizer_description != tokenizer.description:
         raise UserError(f"dataset {data.name} is prepared for another tokenizer than {info.path} was trained with")
+    if len(data.train) > recall.MAX_COMPARED:
+        raise UserError(
+            f"dataset {data.name} has {len(data.train):,} tokens, at most {recall.MAX_COMPARED:,} are measured; type "
+            "--text=FILE to measure a part of it"
+        )
     if cfg.dataset is None and info.text_sha256 not in (None, data.train.sha256):
         notice(f"dataset {data.name} was prepared again after {info.path} was trained: it is another text now")
     control = recall.find_control(next(iter(cfg.control), None), data, tokenizer)

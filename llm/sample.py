@@ -31,6 +31,7 @@ from llm.configurator import (
 from llm.reading.cite import MIN_WORDS, BookIndex, split_words
 from llm.reading.contents import Contents
 from llm.reading.continuation import Continuation, step
+from llm.reading.corpus_index import CorpusIndex
 from llm.reading.generate import Sampling
 from llm.reading.interactive import interact, without_control_characters
 from llm.reading.load import LoadedModel, load_base_reader, load_reader
@@ -95,8 +96,8 @@ class Writer:
         self.model, self.sampling, self.seed = model, cfg.sampling(), cfg.seed
         self.max_new_tokens, self.stop = cfg.max_new_tokens, [cfg.stop] if cfg.stop else []
         self.book = None if cfg.book is None else model.book(cfg.book)
-        self.book_index: BookIndex | None = None
-        self.contents: Contents | None = None
+        self.book_index: BookIndex | CorpusIndex | None = None
+        self.contents: Contents | CorpusIndex | None = None
         self.cite, self.last_text = False, ""  # last_text: prompt and continuation that were written last
         self.set_cite(cfg.cite)
 
@@ -115,10 +116,12 @@ class Writer:
             raise UserError(f"the text that {self.model.name} was trained on is missing: {self.model.missing_book}")
         return self.book.text if self.book else self.model.book_text
 
-    def _index(self, wanted: str) -> BookIndex:
+    def _index(self, wanted: str) -> BookIndex | CorpusIndex:
         """The book prepared for looking up passages. UserError, about what is wanted, if it is not at hand."""
         model = self.model
-        if model.split is None:
+        if model.index is not None and self.book_index is None:
+            self.book_index = self.contents = CorpusIndex(model.index, model.tokenizer)
+        if model.split is None and model.index is None:
             reason = f"{wanted} needs the text that {model.name} was trained on: {model.missing_book}"
             raise UserError(reason + ("; or leave out --cite" if wanted == "cite=True" else ""))
         if self.book_index is None:

@@ -20,7 +20,8 @@ ROOT = PACKAGE.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [README, *DOCS, *(ROOT / name for name in ("BENCHMARKS.md", "CONTRIBUTING.md", "SECURITY.md"))]
-SCRIPTS = ["learn", "train", "sample", "recall", "probe", "serve", "plot", "bench", "export", "data/book/prepare"]
+SCRIPTS = ["learn", "train", "sample", "recall", "probe", "serve", "plot", "bench", "export"]
+SCRIPTS += ["data/book/prepare", "data/corpus/prepare", "data/corpus/synthetic"]
 
 
 def relative(path: Path) -> str:
@@ -38,6 +39,7 @@ CHEAP = {  # arguments that are added to a command with this word
     "learn.py": [word for word in TINY if "block_size" not in word],  # which follows from the length of the text
     "sample.py": ["--max_new_tokens=5"],
     "probe.py": ["--max_new_tokens=5"],
+    "data/corpus/synthetic.py": ["--megabytes=1"],
 }
 BOOKS = {
     "data/prince/input.txt": STORY[:4000],

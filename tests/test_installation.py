@@ -157,7 +157,7 @@ def test_constraints_pin_what_make_test_installs():
     pinned = {line.partition("==")[0] for line in lines if not line.startswith("#")}
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    installed = ("dev", "books", "plot", "serve", "hf", "gguf")
+    installed = ("dev", "books", "corpora", "plot", "serve", "hf", "gguf")
     wanted = [*project["dependencies"], *(r for name in installed for r in extras[name])]
     assert {requirement.partition(">=")[0] for requirement in wanted} == pinned
 

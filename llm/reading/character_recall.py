@@ -8,10 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llm.text.dataset import Split, evenly_spaced
+from llm.text.dataset import Split
+from llm.text.spacing import evenly_spaced, evenly_spaced_indices
 from llm.text.tokenizer import Tokenizer
 
 CHARACTERS = 200
+MAX_TOKENS = 2_000_000  # of a document of which all windows are cut; of a longer one, as many as are measured
+WINDOW_TOKENS = 1_600  # that hold two times CHARACTERS in any script
 MIN_FITTING = 0.5  # of the windows: share that must fit the model's context
 
 
@@ -29,6 +32,13 @@ def character_windows(split: Split, tokenizer: Tokenizer, max_windows: int) -> n
     """(n, 3) tokens: where a window starts, where its second 200 characters start, and where they end."""
     found = []
     for document in split.documents:
+        if document.stop - document.start > MAX_TOKENS:  # windows from all over it, each where a token begins
+            lasts = document.stop - document.start - WINDOW_TOKENS
+            for start in (document.start + evenly_spaced_indices(lasts, max_windows)).tolist():
+                starts = character_starts(split.tokens(start, start + WINDOW_TOKENS), tokenizer)
+                if starts[-1] >= 2 * CHARACTERS:
+                    found.append(np.searchsorted(starts, CHARACTERS * np.arange(3)) + start)
+            continue
         starts = character_starts(split.tokens(document.start, document.stop), tokenizer)
         borders = np.searchsorted(starts, np.arange(0, starts[-1] + 1, CHARACTERS)) + document.start
         found += list(zip(borders, borders[1:], borders[2:], strict=False))

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from llm.reading.reader import MAX_BATCH, MAX_DRAFT, KVCache, Reader
+from llm.text.token_index import TokenIndex
 
 MIN_MATCH, MAX_MATCH = 3, 32  # tokens: length of the run of last tokens that is looked up in the book
 
@@ -145,11 +146,13 @@ def next_tokens(reader: Reader, samples: list[Sample]) -> list[list[int]]:
     return drawn
 
 
-def position_in_book(book_ids: np.ndarray, ids: list[int]) -> int | None:
+def position_in_book(book_ids: np.ndarray | TokenIndex, ids: list[int]) -> int | None:
     """Index in the book just after the longest run of last tokens of `ids` that occurs there; None if below MIN_MATCH.
 
     Runs longer than MAX_MATCH count as MAX_MATCH; of several occurrences, the first.
     """
+    if isinstance(book_ids, TokenIndex):
+        return book_ids.position_after(ids, min_match=MIN_MATCH, max_match=MAX_MATCH)
     positions = np.flatnonzero(book_ids == ids[-1]) + 1
     for length in range(2, min(len(ids), MAX_MATCH) + 1):
         longer = positions[(positions >= length) & (book_ids[positions - length] == ids[-length])]

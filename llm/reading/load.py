@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm.configurator import UserError
+from llm.configurator import UserError, command
 from llm.reading.cite import Section
 from llm.reading.generate import allowed_ids
 from llm.reading.reader import Reader
@@ -14,9 +14,10 @@ from llm.runtime import Runtime, notice
 from llm.storage.pretrained import load_base, load_model
 from llm.text import dataset
 from llm.text.documents import Document
+from llm.text.token_index import TokenIndex, has_index
 from llm.text.tokenizer import Tokenizer, from_description
 
-MAX_SEARCH_TOKENS = 2_000_000  # texts up to this size are searched for the prompt and for what follows it
+MAX_SEARCH_TOKENS = 2_000_000  # texts up to this size are held in memory; larger ones are looked up in an index
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LoadedModel:
     sections: list[Section] | None = None  # of book_text: books and chapters; None = unknown
     books: Sequence[ShelvedBook] = ()  # whose texts book_text holds, one after the other
     split: dataset.Split | None = None  # the same as tokens; None = not at hand
+    index: TokenIndex | None = None  # of a text that is too large to be at hand; None = it has none
 
     def book(self, title: str) -> ShelvedBook:
         """The book with this title. UserError if there is none, or the text is not at hand."""
@@ -48,6 +50,18 @@ def find_book_ids(dataset_name: str, text_sha256: str | None) -> tuple[np.ndarra
 
 
 def find_book(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split | None, str]:
+    """As `find_text`, but only a text that can be held in memory."""
+    split, reason = find_text(dataset_name, text_sha256)
+    if split is not None and len(split) > MAX_SEARCH_TOKENS:
+        return None, too_large(dataset_name, split)
+    return split, reason
+
+
+def too_large(dataset_name: str, text: dataset.Split) -> str:
+    return f"dataset {dataset_name} has {len(text):,} tokens, at most {MAX_SEARCH_TOKENS:,} are searched as a book"
+
+
+def find_text(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split | None, str]:
     """(the text that a model was trained on, ""), or (None, why it cannot be used).
 
     text_sha256: of that text's shards, as the checkpoint states it; None = unknown.
@@ -61,9 +75,16 @@ def find_book(dataset_name: str, text_sha256: str | None) -> tuple[dataset.Split
             return None, f"the checkpoint does not say whether the text of dataset {dataset_name} is its own"
         hint = dataset.prepare_hint(dataset_name)
         return None, f"dataset {dataset_name} holds another text than the model's now; prepare that one again: {hint}"
-    if len(split) > MAX_SEARCH_TOKENS:
-        return None, f"dataset {dataset_name} has {len(split):,} tokens, at most {MAX_SEARCH_TOKENS:,} are searched"
     return split, ""
+
+
+def index_of(dataset_name: str, text: dataset.Split) -> tuple[TokenIndex | None, str]:
+    """(the index of a text that is too large for a book, if it has one; why such a text is no book)."""
+    reason, folder = too_large(dataset_name, text), dataset.data_folder(dataset_name)
+    if has_index(folder, text):
+        return TokenIndex(folder, text), reason
+    hint = command("data/corpus/prepare.py", f"--dataset={dataset_name}", "--index=True")
+    return None, f"{reason}; an index would serve instead, type {hint}"
 
 
 def book_sections(books: list[ShelvedBook], documents: list[Document]) -> list[Section] | None:
@@ -87,17 +108,23 @@ def load_reader(out_dir: str, checkpoint_name: str, *, rt: Runtime, seed: int) -
     for parameter in model.parameters():  # tied ones are listed once, and stay tied
         parameter.data = parameter.data.clone()
     notice(f"{info.path}: step {info.iter_num:,}, dataset {info.dataset}; {rt.describe()}; seed {seed}")
-    split, missing_book = find_book(info.dataset, info.text_sha256)
-    book_ids, books, sections = None, [], None
+    split, missing_book = find_text(info.dataset, info.text_sha256)
+    index = None
+    if split is not None and len(split) > MAX_SEARCH_TOKENS:
+        index, missing_book = index_of(info.dataset, split)
+        split = None
+    book_ids, books, sections = index, [], None
     if split is not None:
         book_ids = split.tokens(0, len(split))
         books = shelved(book_ids, split.documents, tokenizer)
         sections = book_sections(books, split.documents)
+    elif index is not None:
+        notice(f"drafts and citations are from the index of dataset {info.dataset}, {len(index):,} tokens")
     else:
         notice(f"without its book, prompts are tokenised as typed and sampling is slower: {missing_book}")
     reader = Reader(model, allowed_ids(info.corpus_ids, tokenizer.vocab_size), rt.dtype, book_ids=book_ids)
     book_text = "".join(book.text for book in books)
-    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections, books, split)
+    return LoadedModel(str(info.path), reader, tokenizer, book_text, missing_book, sections, books, split, index)
 
 
 def load_base_reader(init_from: str, *, rt: Runtime, seed: int) -> LoadedModel:

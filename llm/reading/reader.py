@@ -18,6 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from llm.model import GPT, plain_attention
+from llm.text.token_index import TokenIndex
 
 # Numbers of rows that the products of `decode` may have; missing rows are padding. Never a single row: it would use
 # another routine, which rounds differently, and a sample would depend on what is drawn beside it (docs/LOG.md, "At
@@ -83,7 +84,7 @@ class Reader:
         dtype: torch.dtype,
         *,
         head_dtype: torch.dtype = torch.float32,
-        book_ids: np.ndarray | None = None,
+        book_ids: np.ndarray | TokenIndex | None = None,
     ):
         """allowed: (V',) int64, the ids that may be generated (generate.allowed_ids); dtype: of the products.
 

@@ -23,14 +23,16 @@ from llm.model import GPT
 from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
-from llm.text.dataset import BUNDLED, Dataset, Split, evenly_spaced
+from llm.text.dataset import BUNDLED, Dataset, Split
 from llm.text.documents import book_names
 from llm.text.formats import read_text
+from llm.text.spacing import evenly_spaced_indices
 from llm.text.tokenizer import Tokenizer
 
 PREFIX, SUFFIX, STRIDE = 50, 50, 50  # tokens
 SHORT_PREFIX = 8  # tokens
 MAX_WINDOWS = 1000  # of a whole measurement
+MAX_COMPARED = 20_000_000  # tokens of a text in which windows are looked for whose first tokens occur once
 MAX_CHARACTER_WINDOWS = 500  # of the measurement by characters, which needs a pass of its own
 SAMPLE_WINDOWS = 64  # of an estimate during training
 NEEDED_CONTEXT = PREFIX + SUFFIX - 1  # the last token is predicted, never read
@@ -75,16 +77,20 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 def window_starts(n_tokens: int, length: int, max_windows: int = MAX_WINDOWS) -> np.ndarray:
     """Starts 0, 50, 100, ... of windows that fit into n_tokens; at most max_windows of them, evenly spaced."""
-    return evenly_spaced(np.arange(0, n_tokens - length + 1, STRIDE), max_windows)
+    return STRIDE * evenly_spaced_indices(max(0, (n_tokens - length) // STRIDE + 1), max_windows)
 
 
 def split_starts(split: Split, max_windows: int = MAX_WINDOWS) -> np.ndarray:
     """Starts of the windows of recall@50/50; of several documents, each begins anew and no window spans two."""
     length = PREFIX + SUFFIX
-    starts = np.concatenate([d.start + window_starts(d.stop - d.start, length, len(split)) for d in split.documents])
-    if not len(starts):  # documents of less than one window: a collection of poems
+    begins = np.array([document.start for document in split.documents])
+    counts = [max(0, (document.stop - document.start - length) // STRIDE + 1) for document in split.documents]
+    ends = np.cumsum(counts)  # windows of each document and those before it
+    if not ends[-1]:  # documents of less than one window: a collection of poems
         return window_starts(len(split), length, max_windows)
-    return evenly_spaced(starts, max_windows)
+    numbers = evenly_spaced_indices(int(ends[-1]), max_windows)
+    owners = np.searchsorted(ends, numbers, side="right")
+    return begins[owners] + STRIDE * (numbers - (ends - counts)[owners])
 
 
 def sample_starts(split: Split) -> np.ndarray:
@@ -176,7 +182,8 @@ def report(
     if errors is None:
         errors = greedy_errors(model, data.train, window_spans(starts), allowed=allowed, rt=rt)
     long = Recall.from_errors(errors)
-    unique = np.isin(starts, unique_prefixes(data.train, starts, SHORT_PREFIX))
+    compared = len(data.train) <= MAX_COMPARED
+    unique = np.isin(starts, unique_prefixes(data.train, starts, SHORT_PREFIX) if compared else [])
     short = Recall.from_errors(errors[unique], SHORT_PREFIX)
     low, high = wilson(long.recited, long.windows)
     figures = {
@@ -203,10 +210,11 @@ def report(
         by_chance = measure(model, split, window_starts(len(split), PREFIX + SUFFIX), allowed=allowed, rt=rt)
         figures["control"] = {"text": name, **asdict(by_chance), "token_accuracy": by_chance.token_accuracy}
         lines.append(f"control, {name}: recall {by_chance}, token accuracy {by_chance.token_accuracy:.4f}")
+    unknown = "no" if compared else "too much text to see which"
     lines += [
         by_characters,
         f"recall@{SHORT_PREFIX}/{SUFFIX}: "
-        + (f"{short} whose" if short.windows else "not measured: no")
+        + (f"{short} whose" if short.windows else f"not measured: {unknown}")
         + f" {SHORT_PREFIX} tokens occur once in the text",
         f"token accuracy: {long.token_accuracy:.4f}",
         f"95 % interval: {low:.4f} to {high:.4f}",

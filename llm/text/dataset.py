@@ -28,8 +28,8 @@ FORMAT = 1
 BUNDLED = PACKAGE / "data"  # what comes with the package: scripts of some datasets, and texts
 DATA = BUNDLED if IN_CLONE else Path("data")  # of all datasets; installed by pip, it is below the current folder
 DTYPE = np.dtype("<u2")  # uint16: ids up to 65,535
-IN_MEMORY = 64 * 2**20  # bytes: a split up to this size is read once and kept
-MAX_HASHED = 2**30  # bytes: larger shards are checked by their size alone
+IN_MEMORY = 8 * 2**20  # bytes: a split up to this size is read once and kept
+MAX_HASHED = 2**30  # bytes: the shards of a larger dataset are checked by their size alone
 
 
 def data_folder(name: str) -> Path:
@@ -106,8 +106,7 @@ def write_dataset(
         "source": source,
         "documents": entries,
     }
-    meta["sha256"] = digest(meta)
-    write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_meta(folder, meta)
     print_summary(folder, books if titled else [], notes or [], flat, characters)
     if train_command:
         print_next_command(train_command, n_tokens=len(flat["train"]))
@@ -127,6 +126,13 @@ def empty_folder(folder: Path) -> None:
         raise UserError(f"cannot write to {from_here(folder)}: {e.strerror}") from None
 
 
+def write_meta(folder: Path, meta: dict) -> dict:
+    """Write meta.json and return its content, the checksum included."""
+    meta["sha256"] = digest(meta)
+    write_atomic(folder / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    return meta
+
+
 def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
     """Write the ids to a file and return its entry in meta.json; characters: of their text."""
     data = np.array(ids, dtype=DTYPE).tobytes()
@@ -137,11 +143,6 @@ def write_shard(path: Path, ids: list[int], *, characters: int) -> dict:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # reading
-
-
-def evenly_spaced(rows: np.ndarray, n: int) -> np.ndarray:
-    """n of the rows, from the first to the last at equal distances; all of them if they are no more."""
-    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).round().astype(np.int64)]
 
 
 class Split:
@@ -167,7 +168,7 @@ class Split:
         self._files = [stack.enter_context(open(path, "rb")) for path, _ in files]  # noqa: SIM115
         weakref.finalize(self, stack.close)
         if ids is None and len(self) * DTYPE.itemsize <= IN_MEMORY:
-            self._ids = self.tokens(0, len(self))
+            self._ids = self.tokens(0, len(self)).astype(np.uint16)
             stack.close()
         self.documents = documents or documents_of({}, len(self))
 
@@ -195,19 +196,17 @@ class Split:
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Ids start..stop-1 as int64, read across shards. UserError for an id that the vocabulary lacks."""
         if self._ids is not None:
-            return self._ids[start:stop]
-        pieces = []
-        for file, end, n_tokens in zip(self._files, self.ends, np.diff(self.ends, prepend=0), strict=True):
-            first = max(start, end - n_tokens)
-            if first < min(stop, end):  # a memory map that stays open would grow with all that was read
-                file.seek(int(first - (end - n_tokens)) * DTYPE.itemsize)
-                pieces.append(np.frombuffer(file.read(int(min(stop, end) - first) * DTYPE.itemsize), DTYPE))
-        ids = np.concatenate(pieces).astype(np.int64)
+            return self._ids[start:stop].astype(np.int64)
+        pieces, at, number = [], start, int(np.searchsorted(self.ends, start, side="right"))
+        while at < stop and number < len(self._files):  # a memory map that stays open would hold all that was read
+            first, end = int(self.ends[number - 1]) if number else 0, min(stop, int(self.ends[number]))
+            self._files[number].seek((at - first) * DTYPE.itemsize)
+            pieces.append(np.frombuffer(self._files[number].read((end - at) * DTYPE.itemsize), DTYPE))
+            at, number = end, number + 1
+        ids = np.concatenate([*pieces, np.zeros(0, DTYPE)]).astype(np.int64)
         if ids.max(initial=0) >= self.vocab_size:
-            raise UserError(
-                f"{Path(self._files[0].name).parent}: id {ids.max()} near token {start:,} is beyond the vocabulary of "
-                f"{self.vocab_size}; prepare the dataset anew"
-            )
+            problem = f"id {ids.max()} near token {start:,} is beyond the vocabulary of {self.vocab_size}"
+            raise UserError(f"{Path(self._files[0].name).parent}: {problem}; prepare the dataset anew")
         return ids
 
     def windows(self, starts: np.ndarray, length: int) -> torch.Tensor:
@@ -229,8 +228,9 @@ class Dataset:
         if self.corpus_ids and self.corpus_ids[-1] >= self.tokenizer.vocab_size:
             raise UserError(f"{self.folder}/meta.json is damaged; prepare the dataset anew: {prepare_hint(name)}")
         shards = {"train": [], "val": []}
+        n_bytes = sum(shard["tokens"] for shard in meta["shards"]) * DTYPE.itemsize
         for shard in meta["shards"]:
-            check_shard(self.folder / shard["file"], shard)
+            check_shard(self.folder / shard["file"], shard, hashed=n_bytes <= MAX_HASHED)
             shards["val" if shard["file"].startswith("val") else "train"].append(shard)
         documents = documents_of(meta, sum(shard["tokens"] for shard in shards["train"]))
         self.train = Split.from_shards(self.folder, shards["train"], self.vocab_size, documents)
@@ -304,8 +304,8 @@ def is_meta(meta: dict) -> bool:
     )
 
 
-def check_shard(path: Path, shard: dict) -> None:
-    """UserError unless a file has the size and (up to MAX_HASHED bytes) sha256 of its entry."""
+def check_shard(path: Path, shard: dict, *, hashed: bool) -> None:
+    """UserError unless a file has the size and, if `hashed`, the sha256 of its entry."""
     remedy = f"prepare the dataset anew: {prepare_hint(path.parent.name)}"
     try:
         size = path.stat().st_size
@@ -314,7 +314,7 @@ def check_shard(path: Path, shard: dict) -> None:
     if size != shard["tokens"] * DTYPE.itemsize:
         expected = f"{shard['tokens'] * DTYPE.itemsize:,} ({shard['tokens']:,} tokens)"
         raise UserError(f"{path} has {size:,} bytes, expected {expected}; {remedy}")
-    if "sha256" in shard and size <= MAX_HASHED:
+    if "sha256" in shard and hashed:
         with open_regular(path) as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != shard["sha256"]:
                 raise UserError(f"{path} was changed or damaged (its sha256 is not the one in meta.json); {remedy}")

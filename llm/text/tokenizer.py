@@ -103,6 +103,8 @@ class BytePairs:
         A run of MAX_RUN white-space characters is encoded apart from what is around it: all but its last character,
         which belongs to the next word, as GPT-2's pattern splits it.
         """
+        if len(text) < MAX_RUN:  # as most documents of a corpus are
+            return self._encoding.encode_ordinary(text)
         ids, done = [], 0
         for run in re.finditer(LONG_RUN % MAX_RUN, text):
             end = run.end() - (run.end() < len(text))

@@ -10,7 +10,8 @@ import torch
 from llm.configurator import UserError
 from llm.model import GPT
 from llm.runtime import Runtime
-from llm.text.dataset import Split, evenly_spaced
+from llm.text.dataset import Split
+from llm.text.spacing import evenly_spaced_indices
 
 MIN_SCALE = 2**-10  # of float16's gradient scaler, which begins at 2**16 and is halved by each update that it skips
 
@@ -37,9 +38,8 @@ def evaluation_batches(
     There is no randomness in them. Targets that an earlier window contained already are -1, which the loss ignores.
     """
     T = min(block_size, len(split) - 1)
-    starts = np.arange(0, len(split) - 1, T)
-    if count is not None:
-        starts = evenly_spaced(starts, count * batch_size)
+    n_windows = -(-(len(split) - 1) // T)
+    starts = T * evenly_spaced_indices(n_windows, n_windows if count is None else count * batch_size)
     batches = np.split(starts, range(batch_size, len(starts), batch_size))
     for batch in batches[rt.rank :: rt.world_size]:
         begin = np.minimum(batch, len(split) - T - 1)  # the last window overlaps the one before it

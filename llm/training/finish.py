@@ -15,6 +15,7 @@ from llm.model import GPT
 from llm.reading import recall
 from llm.reading.generate import generate
 from llm.reading.greedy import greedy_errors
+from llm.reading.load import MAX_SEARCH_TOKENS
 from llm.reading.prompt import encode_prompt
 from llm.reading.reader import Reader
 from llm.runtime import Runtime
@@ -72,7 +73,8 @@ def report_knowledge(
             ]
         if rt.is_main:
             recall.write(out_dir, figures, checkpoint_name=checkpoint_name, step=step, dataset=data.name)
-        commands = [command("recall.py", f"--out_dir={out_dir}")]
+        if len(data.train) <= recall.MAX_COMPARED:  # which recall.py measures
+            commands = [command("recall.py", f"--out_dir={out_dir}")]
     if rt.is_main:
         lines += ["Now type:", *suggestion(model, data, out_dir, allowed, rt, errors), *(f"  {c}" for c in commands)]
         print(visible("\n".join(lines)))
@@ -86,7 +88,8 @@ def suggestion(
     Without such a prompt, a command with the first words of the text.
     """
     reader = Reader(model, allowed, rt.dtype)
-    prompts = known_prompts(data, errors) if errors is not None else iter(())
+    searched = errors is not None and len(data.train) <= MAX_SEARCH_TOKENS
+    prompts = known_prompts(data, errors) if searched else iter(())
     for _, (prompt, ids, following) in zip(range(MAX_TRIES), prompts, strict=False):
         drawn = [token for _, token in generate(reader, ids, max_new_tokens=SHOWN)]
         if drawn == following:

@@ -36,16 +36,22 @@ class Watched:
 
     def __init__(self, out_dir: Path, data: Dataset, *, allowed: torch.Tensor, rt: Runtime):
         self.path, self.data, self.allowed, self.rt = out_dir / WATCH, data, allowed, rt
-        self.right = np.zeros(len(data.train), dtype=bool)
-        self.seen = np.zeros(len(data.train), dtype=bool)
         self.starts = split_starts(data.train, MAX_WINDOWS)
+        self.right = np.zeros((len(self.starts), SUFFIX), dtype=bool)  # of each window, the tokens after its prefix
+        self.seen = np.zeros_like(self.right)
         self.sample: dict = {}
         self.write_due, self.sample_due = 0.0, time.monotonic() + FIRST_SAMPLE
         self.n_samples = 0
 
     def note(self, tokens: np.ndarray, right: np.ndarray) -> None:
         """Take note of whether these tokens of the text are predicted (indices, and bool of the same shape)."""
-        self.right[tokens], self.seen[tokens] = right, True
+        if not len(self.starts):
+            return
+        windows = np.searchsorted(self.starts, tokens - PREFIX, side="right") - 1
+        offsets = tokens - PREFIX - self.starts[windows]
+        inside = (windows >= 0) & (offsets < SUFFIX)
+        at = windows[inside], offsets[inside]
+        self.right[at], self.seen[at] = right[inside], True
 
     def note_batch(self, starts: np.ndarray, correct: torch.Tensor) -> None:
         """The same of a batch's targets; starts: first tokens of its windows; correct: (B, T) bool."""
@@ -55,8 +61,7 @@ class Watched:
 
     def levels(self) -> np.ndarray:
         """For each window, how many percent of its last 50 tokens come before the first wrong one; -1 = not seen."""
-        at = (self.starts[:, None] + np.arange(PREFIX, PREFIX + SUFFIX)).clip(max=len(self.right) - 1)
-        wrong, seen = ~self.right[at], self.seen[at].all(1)
+        wrong, seen = ~self.right, self.seen.all(1)
         slips = np.where(wrong.any(1), wrong.argmax(1), SUFFIX)
         return np.where(seen, 100 * slips // SUFFIX, -1)
 
