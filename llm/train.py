@@ -111,6 +111,7 @@ class Settings(runtime.Settings):
     patience: PositiveInt | None = None  # stop after this many evaluations in which val_loss has not improved
     # several processes (torchrun)
     backend: str = "nccl"  # for gradients on GPUs; CPUs always use gloo
+    timeout: PositiveFloat = 600.0  # seconds without an answer after which another process counts as lost
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -213,7 +214,7 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
 
 def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
     """The run that the settings describe; and the settings, with what the text or the checkpoint decides filled in."""
-    rt = runtime.start(cfg, backend=cfg.backend)
+    rt = runtime.start(cfg, backend=cfg.backend, timeout=cfg.timeout)
     if cfg.gradient_accumulation_steps % rt.world_size:
         raise UserError(
             f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
@@ -230,6 +231,7 @@ def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
             "--val_fraction=0.05, or leave them out"
         )
     begin = start_of(cfg, data)
+    start.must_agree(begin.progress, rt)
     run_settings = settings_for(cfg, data, begin)
     run = make_run(run_settings, rt, data, begin)
     run.length_setting = "lr_decay_iters" if cfg.max_iters is None else "max_iters"

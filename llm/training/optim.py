@@ -72,6 +72,11 @@ def parameter_groups(parameters: list[torch.nn.Parameter], weight_decay: float) 
     ]
 
 
+def has_fused_adamw(device: torch.device) -> bool:
+    """Whether torch updates all parameters on this device in one kernel."""
+    return device.type in ("cpu", "cuda", "mps")
+
+
 def make_optimizers(
     model: torch.nn.Module,
     *,
@@ -91,9 +96,8 @@ def make_optimizers(
     in_blocks = [p for p in model.transformer.h.parameters() if p.requires_grad and p.dim() == 2]
     matrices = in_blocks if optimizer == "muon" else []
     of_muon = {id(p) for p in matrices}
-    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
     groups = parameter_groups([p for p in parameters if id(p) not in of_muon], weight_decay)
-    optimizers = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)]
+    optimizers = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=has_fused_adamw(parameters[0].device))]
     if matrices:
         muon_dtype = torch.bfloat16 if dtype == torch.float16 else dtype
         optimizers.append(Muon(matrices, lr=muon_lr, dtype=muon_dtype))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import runtime
+from llm import processes, runtime
 from llm.configurator import UserError, command
 from llm.files import remove_temporary_files, sync_folder
 from llm.reading.recall import figures_path, recall_obstacle
@@ -20,6 +20,7 @@ from llm.storage import checkpoint
 from llm.storage.progress import Progress
 from llm.terminal import visible
 from llm.training import finish, start, watching, writing_phase
+from llm.training.compiling import compiled_or_eager
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
@@ -71,7 +72,7 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     rt = run.rt
     if rt.compile:
         x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
-        run.step_model = runtime.compiled_or_eager(run.model, x, x, run.position_weights, rt)
+        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt)
     if rt.world_size > 1:
         devices = [rt.device] if rt.device.type == "cuda" else None
         run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
@@ -213,6 +214,4 @@ def explained(
             f"{accumulation_steps} by as much, which trains the same), --block_size={block_size}, or the model's "
             "n_layer and n_embd"
         )
-    if runtime.is_lost_rank(error):
-        return UserError("another process of this training has died; to go on, type the same with --init_from=resume")
-    return error
+    return processes.explained(error)

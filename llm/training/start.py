@@ -109,6 +109,18 @@ def resumed(
     return Start(model, progress, saved.get("corpus_ids"), saved, path)
 
 
+def must_agree(progress: Progress, rt: Runtime) -> None:
+    """UserError unless all ranks start from the same state: on several hosts, their folders may not be the same."""
+    states = rt.gather([(progress.text_sha256, progress.iter_num, progress.n_written)])
+    if len(set(states)) > 1:
+        steps = ", ".join(f"{iter_num:,}" for _, iter_num, _ in states)
+        text = "the same text" if len({text for text, *_ in states}) == 1 else "different texts"
+        raise UserError(
+            f"the {rt.world_size} processes start from {text} at steps {steps}: out_dir and the dataset must be the "
+            "same folders on all hosts (docs/two_hosts.md)"
+        )
+
+
 def keep_threads(progress: Progress, rt: Runtime) -> None:
     """On CPUs, resume with as many threads as before: a resumed run is bit-exact only with the same number."""
     if rt.device.type != "cpu":
