@@ -39,7 +39,7 @@ from llm.reading.reader import MAX_BATCH
 from llm.reading.samplers import BOOK_TOKENS, Subject
 from llm.runtime import Runtime
 from llm.storage.progress import Progress
-from llm.training import start, writing
+from llm.training import compiling, start, writing
 
 TABLE_ROWS = 50304  # of the full token table
 SHORT, LONG = 240, 500  # tokens drawn in a sample
@@ -154,13 +154,13 @@ def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> in
     return 6 * (12 * n_layer * n_embd**2 + rows * n_embd) + 12 * n_layer * n_embd * block_size
 
 
-def our_update(training: train.Settings, rt: Runtime) -> tuple[Callable[[], None], list[torch.optim.Optimizer]]:
-    """(one update as train.py makes it, with the corpus softmax and in the runtime's dtype; its optimizers)."""
-    model = CompactGPT(shape_of(training), list(range(BOOK_TOKENS))).to(rt.device)
+def our_update(training: train.Settings, rt: Runtime, mode: str = "default", n_ids: int = BOOK_TOKENS) -> tuple:
+    """(one update as train.py makes it on a text of n_ids different tokens; its optimizers). mode: of torch.compile."""
+    model = CompactGPT(shape_of(training), list(range(n_ids))).to(rt.device)
     optimizers, _ = train.optimizers_of(training, model, rt, start.Start(model, Progress(), None))
     position_weights = start.position_weights(training.block_size, training.opening_weight, rt.device)
     x = torch.randint(BOOK_TOKENS, (training.batch_size, training.block_size), device=rt.device)
-    step_model = runtime.compiled_or_eager(model, x, x, position_weights, rt) if rt.compile else model
+    step_model = compiling.compiled_or_eager(model, x, position_weights, rt, mode) if rt.compile else model
 
     def update() -> None:
         with rt.autocast():

@@ -237,7 +237,8 @@ def exit_status(main: Callable, cls: type, doc: str | None, program: str = "") -
     except (UserError, PermissionError) as error:  # whatever it was that may not even be looked for
         if isinstance(error, PermissionError):
             error = f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}"
-        if os.environ.get("RANK", "0") == "0":  # all of torchrun's processes make the same mistake: print it once
+        # all of torchrun's processes make the same mistake, or lose the same one: print it once on each host
+        if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
             print(f"{program or Path(script).name}: error: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -2,10 +2,12 @@
 
     python export.py --out_dir=out-tale --to=tale-hf
     python export.py --out_dir=out-tale --to=tale-gguf --format=gguf
+    python export.py --out_dir=out-tale --to=out-tale-one --format=checkpoint
 
 Read the first with AutoModelForCausalLM.from_pretrained("tale-hf"), or fine-tune it with train.py --init_from=tale-hf;
 run the second with llama-cli -m tale-gguf/model.gguf. Both folders also get the tokenizer and a model card. Weights are
-float32. Needs the extra hf, or gguf.
+float32. Needs the extra hf, or gguf. The third is a checkpoint as one process saves it, in a single file, of one that
+several have written (train.py --shard); training goes on from it, too.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ from llm.configurator import UserError, from_here, quoted, run_script
 from llm.files import read_regular, write_atomic
 from llm.model import GPT
 from llm.runtime import notice
-from llm.storage import gguf, huggingface
+from llm.storage import checkpoint, gguf, huggingface
 from llm.storage.pretrained import ModelInfo, load_model
 from llm.text import dataset
 from llm.training.finish import first_words
@@ -37,7 +39,7 @@ class Settings:
     checkpoint_name: str = "ckpt.pt"  # which of its checkpoints
     # the export
     to: str | None = None  # a new folder
-    format: Literal["hf", "gguf"] = "hf"  # hf: Hugging Face's GPT-2 layout; gguf: one file for llama.cpp
+    format: Literal["hf", "gguf", "checkpoint"] = "hf"  # Hugging Face's GPT-2; llama.cpp's file; or one ckpt.pt
 
 
 @contextlib.contextmanager
@@ -137,11 +139,22 @@ weights has the text. Before you pass them on, make sure that you may pass on th
 """
 
 
+def print_written(to: Path) -> None:
+    files = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in to.iterdir())
+    print(f"wrote to {from_here(to)}: {', '.join(files)}")
+
+
 def main(cfg: Settings) -> None:
     if not cfg.to:
         raise UserError(
             f"there is no folder to write to: expected --to=FOLDER, such as --to={cfg.out_dir}-{cfg.format}"
         )
+    if cfg.format == "checkpoint":
+        content = checkpoint.read_one(checkpoint.find(cfg.out_dir, cfg.checkpoint_name))
+        with new_folder(Path(cfg.to)) as folder:
+            checkpoint.write(folder / "ckpt.pt", content)
+        print_written(Path(cfg.to))
+        return
     model, tokenizer, info = load_model(cfg.out_dir, cfg.checkpoint_name)
     if tokenizer.by_characters:
         raise UserError(
@@ -158,8 +171,7 @@ def main(cfg: Settings) -> None:
         else:
             gguf.save(model, tokenizer, folder / "model.gguf", name=to.name)
         write_atomic(folder / "README.md", model_card(model, info, to, cfg.format).encode())
-        files = sorted(f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in folder.iterdir())
-    print(f"wrote to {from_here(to)}: {', '.join(files)}")
+    print_written(to)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this clone's package, installed or not
-from llm import runtime
+from llm import processes, runtime
 from llm.configurator import NonNegativeInt, PositiveInt, UserError, Words, run_script
 from llm.measuring import inputs, instrument, report
 from llm.measuring.hugging_face import HuggingFaceModel
@@ -169,6 +169,8 @@ def main(cfg: Settings) -> None:
             exact = exact_products(cfg, rt)
             measure_file(cfg, HuggingFaceModel(cfg.model, exact, quick_dtype(cfg, rt)), exact)
         runtime.wait_for_all()
+    except RuntimeError as e:
+        raise processes.explained(e) from e
     finally:
         runtime.stop()
 

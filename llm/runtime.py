@@ -11,7 +11,6 @@ import ctypes
 import dataclasses
 import functools
 import gc
-import importlib
 import importlib.util
 import os
 import platform
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from llm import processes
 from llm.configurator import NonNegativeInt, UserError
 from llm.terminal import visible
 
@@ -187,6 +187,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+def pick_compile(setting: bool | str, device: torch.device) -> bool:
+    """Whether a `compile` setting means torch.compile: "auto" on CUDA GPUs that Triton supports, if it is installed."""
+    if setting != "auto":
+        return setting
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 0)  # Volta
+
+
 def keep_freed_memory() -> None:
     """Make glibc keep large freed blocks instead of returning them to the system; does nothing with other C libraries.
 
@@ -228,30 +237,30 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def start(
-    settings: Settings, *, backend: str = "nccl", use: Literal["train", "measure", "sample"] = "train"
+    settings: Settings,
+    *,
+    backend: str = "nccl",
+    timeout: float = processes.DEFAULT_TIMEOUT,
+    use: Literal["train", "measure", "sample"] = "train",
 ) -> Runtime:
     """Choose the runtime of this process; seeds torch, and joins the other ranks if torchrun started several.
 
-    Only training is compiled. For measurements, dtype "auto" means float32 on CPUs. Call `stop` at the end.
+    timeout: seconds that an exchange with another rank may take. Only training is compiled. For measurements, dtype
+    "auto" means float32 on CPUs. Call `stop` at the end.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), world_size)
     dtype = pick_dtype(settings.dtype, device)
     measure_dtype = torch.float32 if settings.dtype == "auto" and device.type == "cpu" else dtype
-    compiled = settings.compile if use == "train" else False
-    if compiled == "auto":
-        compiled = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    compiled = use == "train" and pick_compile(settings.compile, device)
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32, as in nanoGPT, for products that autocast leaves in float32
     if world_size > 1 and not dist.is_initialized():
-        # DistributedDataParallel imports this module, whose default arguments then hold the process group: imported
-        # before there is one, they do not, and `stop` releases it
-        importlib.import_module("torch.distributed.nn")
         # gradients are exchanged on the GPUs, everything else on the CPUs, which need not wait for a GPU
-        dist.init_process_group("gloo" if device.type != "cuda" else f"cpu:gloo,cuda:{backend}")
+        processes.join("gloo" if device.type != "cuda" else f"cpu:gloo,cuda:{backend}", timeout)
     torch.manual_seed(settings.seed)
     rule = ""
     if settings.dtype == "auto" and device.type == "cpu" and use != "measure":
@@ -260,34 +269,12 @@ def start(
     return rt.measuring() if use == "measure" else rt
 
 
-def compiled_or_eager(
-    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, position_weights: torch.Tensor | None, rt: Runtime
-) -> torch.nn.Module:
-    """The compiled model if a first step with it works, else the model itself, with one warning."""
-    try:
-        compiled = torch.compile(model)
-        with rt.autocast():
-            compiled(x, y, position_weights=position_weights)[1].backward()
-        return compiled
-    except Exception as e:  # the compiler's errors have no common base class; eager mode works in any case
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
-        notice(f"torch.compile does not work here, going on without it ({reason}); --compile=False skips it")
-        return model
-    finally:
-        model.zero_grad(set_to_none=True)
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not allocate memory, on a GPU or a CPU."""
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in message for words in ("can't allocate memory", "not enough memory")
     )
-
-
-def is_lost_rank(error: RuntimeError) -> bool:
-    """Whether communication failed because another process of this training has died."""
-    return dist.is_initialized() and any(word in str(error) for word in ("by peer", "NCCL", "gloo", "Broken pipe"))
 
 
 def wait_for_all() -> None:

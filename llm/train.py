@@ -22,6 +22,7 @@ import llm  # noqa: F401  (checks the installation before torch is imported)
 
 # isort: split
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from llm import runtime
 from llm.configurator import (
@@ -36,6 +37,7 @@ from llm.configurator import (
 )
 from llm.files import locked_folder
 from llm.model import GPT, MAX_LAYERS, GPTConfig
+from llm.network import sharding
 from llm.reading import recall
 from llm.reading.generate import allowed_ids
 from llm.runtime import Runtime
@@ -110,7 +112,9 @@ class Settings(runtime.Settings):
     target_loss: PositiveFloat | None = None  # stop at this val_loss
     patience: PositiveInt | None = None  # stop after this many evaluations in which val_loss has not improved
     # several processes (torchrun)
+    shard: bool = False  # spread weights, gradients and optimizer states over them (FSDP): less memory in each
     backend: str = "nccl"  # for gradients on GPUs; CPUs always use gloo
+    timeout: PositiveFloat = 600.0  # seconds without an answer after which another process counts as lost
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -183,7 +187,7 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
             # dropout depends on the step and the micro-batch alone: nothing of it needs saving, and it is the same
             # whichever rank computes that micro-batch
             torch.manual_seed(runtime.seed_for(cfg.seed, step, micro_step * rt.world_size + rt.rank))
-            if rt.world_size > 1:  # gradients are exchanged once per update
+            if isinstance(run.step_model, DistributedDataParallel):  # gradients are exchanged once per update
                 run.step_model.require_backward_grad_sync = micro_step == run.micro_steps - 1
             x, y = run.batches.next()
             if plan.short_block:
@@ -199,7 +203,7 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
         for optimizer in run.optimizers:
             run.scaler.unscale_(optimizer)
         max_norm = cfg.grad_clip if cfg.grad_clip > 0 else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm)
+        grad_norm = sharding.whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), max_norm))
         for optimizer in run.optimizers:
             run.scaler.step(optimizer)
         run.scaler.update()
@@ -213,12 +217,9 @@ def update(run: Run, cfg: Settings, plan: Plan) -> tuple[torch.Tensor, torch.Ten
 
 def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
     """The run that the settings describe; and the settings, with what the text or the checkpoint decides filled in."""
-    rt = runtime.start(cfg, backend=cfg.backend)
-    if cfg.gradient_accumulation_steps % rt.world_size:
-        raise UserError(
-            f"gradient_accumulation_steps={cfg.gradient_accumulation_steps} counts over all processes, so it must be a "
-            f"multiple of their number, {rt.world_size}"
-        )
+    rt = runtime.start(cfg, backend=cfg.backend, timeout=cfg.timeout)
+    rt, sharded = start.share_work(rt, cfg.gradient_accumulation_steps, shard=cfg.shard, watch=cfg.watch)
+    cfg = dataclasses.replace(cfg, shard=sharded)
     out_dir = Path(cfg.out_dir)
     if cfg.init_from == "auto":
         cfg = dataclasses.replace(cfg, init_from="resume" if checkpoint.resumable(out_dir) else "scratch")
@@ -230,6 +231,7 @@ def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
             "--val_fraction=0.05, or leave them out"
         )
     begin = start_of(cfg, data)
+    start.must_agree(begin.progress, rt)
     run_settings = settings_for(cfg, data, begin)
     run = make_run(run_settings, rt, data, begin)
     run.length_setting = "lr_decay_iters" if cfg.max_iters is None else "max_iters"
@@ -245,7 +247,7 @@ def start_of(cfg: Settings, data: Dataset) -> start.Start:
     if cfg.init_from == "scratch":
         shape = {name: getattr(cfg, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
         config = GPTConfig(vocab_size=data.vocab_size, gelu="tanh", **shape)
-        limits = dict(target_recall=cfg.target_recall, max_iters=cfg.max_iters, max_n_embd=cfg.max_n_embd)
+        limits = {name: getattr(cfg, name) for name in ("target_recall", "max_iters", "max_n_embd", "shard")}
         config, weights = writing_phase.beginning(config, cfg.weights, data, **limits)
         return start.random_weights(config, data, corpus_softmax=cfg.corpus_softmax, weights=weights)
     if cfg.init_from == "resume":
@@ -288,7 +290,7 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     progress, n_tokens = begin.progress, len(data.train)
     start.keep_threads(progress, rt)
     begin.model.gradient_checkpointing = cfg.gradient_checkpointing
-    model = begin.model.to(rt.device)
+    model = sharding.shard(begin.model, rt) if cfg.shard else begin.model.to(rt.device)
     block_size = model.config.block_size
     order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
     batches = Batches(data.train, block_size, cfg.batch_size, **order)

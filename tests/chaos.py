@@ -1,13 +1,14 @@
 """Test that a run survives kills, full disks and damaged files: too slow for `make test`. `make chaos`: 40 minutes.
 
     python tests/chaos.py                       # everything
-    python tests/chaos.py kills disk            # these: kills, disk, ranks, mutations, week
+    python tests/chaos.py kills disk            # these: kills, disk, ranks, sharded, mutations, week
     python tests/chaos.py kills --times=20
 
 Each part prints what happened, and fails if something was lost. Runs are disturbed when they have made progress, so a
 slow machine tests as much as a fast one. Not collected by pytest.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -250,6 +251,65 @@ def ranks(trainer: Trainer, times: int = 5) -> None:
     check_restarts(went_on, killed)
 
 
+def sharded(trainer: Trainer, times: int = 12) -> None:
+    """Sharded runs whose processes are killed at random instants, some of them in a save.
+
+    One goes on with two processes each time, and must equal the undisturbed run. The other goes on with another number
+    each time, from one to four, and must lose as much as that run to rounding.
+    """
+    random.seed(5)
+    settings = dict(SHAPE, dataset="held", optimizer="muon", dropout=0.2, gradient_accumulation_steps=12, batch_size=1)
+    settings |= dict(max_iters=40 + 20 * times, eval_interval=5, eval_iters=4, shard=True)
+    assert trainer.start("sharded-whole", processes(2), **settings).wait() == 0
+    for name, numbers in (("sharded-same", [2]), ("sharded-others", [1, 3, 2, 4])):
+        killed = in_a_save = went_on = 0
+        while True:
+            expected, log = trainer.step(name), trainer.log(name)
+            number = numbers[killed % len(numbers)]
+            process = trainer.start(name, processes(number), init_from="auto", **settings)
+            if killed < times:
+                in_a_save += kill_one_or_all(trainer, name, process, log)
+                killed += 1
+            status = process.wait(300)
+            if log.resumed_at() is not None:
+                assert log.resumed_at() == expected, f"went on from {log.resumed_at()}, saved was {expected}"
+                went_on += 1
+            if status == 0:
+                break
+        print(f"{name}: killed {killed} times, {in_a_save} of them in a save, with {numbers} processes in turns")
+        check_restarts(went_on, killed)
+    must_equal(trainer.state("sharded-whole"), trainer.state("sharded-same"))
+    curves = [
+        [line["val_loss"] for line in trainer.state(f"sharded-{name}")["metrics"] if "val_loss" in line]
+        for name in ("whole", "others")
+    ]
+    furthest = max(abs(a - b) / a for a, b in zip(*curves, strict=True))
+    print(f"sharded-others: val_loss at {len(curves[0])} evaluations, largest relative difference {furthest:.1e}")
+    assert furthest < 1e-3
+
+
+def processes(number: int) -> list[str]:
+    """What starts train.py in so many processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
+    return [sys.executable, *(torchrun if number > 1 else [])]
+
+
+def kill_one_or_all(trainer: Trainer, name: str, process: subprocess.Popen, log: Log) -> bool:
+    """Kill one of a run's processes, or all at once, at a random instant; returns whether a save was under way."""
+    wait_for_updates(process, log, random.randrange(6, 25))
+    if random.random() < 0.5:
+        wait_until(process, lambda: any((trainer.folder / name / "shards").glob(".*.tmp")))
+    time.sleep(random.uniform(0, 0.03))
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, encoding="utf-8")
+    children = [int(number) for number in found.stdout.split()]
+    victims = [random.choice(children)] if children and random.random() < 0.5 else [process.pid, *children]
+    for victim in victims:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(victim, signal.SIGKILL)
+    process.wait(300)
+    return any((trainer.folder / name).rglob(".*.tmp"))
+
+
 def small_checkpoint(path: Path) -> str:
     """Writes a checkpoint of a small model; returns its digest."""
     torch.manual_seed(0)
@@ -373,7 +433,7 @@ def week(trainer: Trainer, times: int = 20_000) -> None:
 
 
 def main() -> None:
-    parts = {"kills": kills, "disk": disk, "ranks": ranks, "mutations": mutations, "week": week}
+    parts = {"kills": kills, "disk": disk, "ranks": ranks, "sharded": sharded, "mutations": mutations, "week": week}
     names = [word for word in sys.argv[1:] if not word.startswith("--")] or list(parts)
     times = [int(word.removeprefix("--times=")) for word in sys.argv[1:] if word.startswith("--times=")]
     for name in names:

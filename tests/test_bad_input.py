@@ -265,7 +265,7 @@ TABLE = [
         cut("out/ckpt.pt", 1000),
         "out/ckpt.pt is damaged or no checkpoint of llm or nanoGPT (cut short, or not what torch.save writes)",
     ),
-    (["sample.py", OUT], change_checkpoint(format=7), "out/ckpt.pt has format 7, this llm reads up to 2: update llm"),
+    (["sample.py", OUT], change_checkpoint(format=7), "out/ckpt.pt has format 7, this llm reads up to 3: update llm"),
     (
         ["sample.py", OUT],
         change_checkpoint(iter_num=3),

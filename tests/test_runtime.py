@@ -130,6 +130,26 @@ def test_recall_on_a_cpu_is_measured_in_float32_unless_dtype_is_set(cpu):
     assert runtime.start(set_by_user).measuring().dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "setting, device, triton, capability, expected",
+    [
+        ("auto", "cuda", True, (9, 0), True),  # H100
+        ("auto", "cuda", True, (7, 0), True),  # V100
+        ("auto", "cuda", True, (6, 1), False),  # GTX 1080
+        ("auto", "cuda", False, (9, 0), False),  # Windows
+        ("auto", "cpu", True, None, False),
+        ("auto", "mps", True, None, False),
+        (True, "cpu", False, None, True),
+        (False, "cuda", True, (9, 0), False),
+    ],
+)
+def test_compile_auto_is_for_gpus_that_triton_supports(monkeypatch, setting, device, triton, capability, expected):
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: "found" if triton else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert runtime.pick_compile(setting, torch.device(device)) is expected
+
+
 def test_measurements_are_never_compiled():
     training = runtime.start(runtime.Settings(device="cpu", compile=True))
     assert training.compile and not training.measuring().compile

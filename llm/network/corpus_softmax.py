@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from llm.model import GPT, GPTConfig, NoInit, uninitialised
+from llm.network.sharding import select_rows
 
 
 class CompactGPT(GPT):
@@ -62,7 +63,7 @@ class CompactGPT(GPT):
     def expanded(self) -> GPT:
         """The GPT with the full table, where the rows of all other tokens are copies of u; shares all other weights."""
         model = uninitialised(self.config)
-        return share_weights(model, self, self.lm_head.weight.detach()[self.lookup])
+        return share_weights(model, self, select_rows(self.lm_head.weight.detach(), self.lookup))
 
 
 def compact(model: GPT, corpus_ids: list[int]) -> CompactGPT:
@@ -78,7 +79,8 @@ def compact(model: GPT, corpus_ids: list[int]) -> CompactGPT:
 def share_weights(new: GPT, model: GPT, table: torch.Tensor) -> GPT:
     """`new` with this table (rows, C), tied, and all other weights those of `model` themselves."""
     weights = {"lm_head.weight": table, "transformer.wte.weight": table}
-    new.load_state_dict(model.state_dict() | weights, assign=True, strict=True)
+    own = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+    new.load_state_dict(own | weights, assign=True, strict=True)
     new.transformer.wte.weight = new.lm_head.weight = torch.nn.Parameter(table)
     return new.train(model.training)
 

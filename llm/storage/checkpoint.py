@@ -10,12 +10,12 @@ nanoGPT's load here:
 and ours: format, gelu (GPTConfig's), optimizers (the state dicts of optimizers other than AdamW), tokenizer (its
 description), corpus_ids (the ids that occur in the corpus; None = unknown), loop (the other fields of Progress) and
 checksums (one per part, so that sampling reads and checks only the weights). If loop has a lora_rank, `model` holds
-only what LoRA learned on top of the base model (network/lora.py).
+only what LoRA learned on top of the base model (network/lora.py). What several processes saved together (train.py
+--shard) is a manifest: the same dict without tensors, and under `shards` the files that hold them (shards.py).
 Files are read by torch's restricted loader: no code in them is ever run.
 """
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 
@@ -25,10 +25,14 @@ from llm.configurator import UserError
 from llm.files import atomic_file, open_regular, sync_folder
 from llm.model import GPT
 from llm.network.lora import adapters
+from llm.network.sharding import cut_like
+from llm.storage import shards
 from llm.storage.archive import read_archive
+from llm.storage.plain_data import digest, size_of
 from llm.storage.progress import Progress
 
-FORMAT = 2  # 1, until 2026-11-25: other names in loop
+FORMAT = 2  # of one file; 1, until 2026-11-25: other names in loop
+SHARDED_FORMAT = 3  # of a manifest (shards.py)
 PARTS = ("model", "optimizer", "optimizers")  # each has a checksum of its own; "rest" is everything else
 OURS = {"format", "gelu", "optimizers", "tokenizer", "corpus_ids", "loop", "checksums"}  # keys that nanoGPT lacks
 NANOGPTS = {"model", "model_args", "iter_num", "config"}  # keys that both have
@@ -56,30 +60,6 @@ VALID = {  # what each part must be, whoever wrote the file; loop is checked by 
 }
 
 
-def digest(part) -> str:
-    """sha256 of nested plain data; of tensors the dtype, shape and bytes."""
-    sha = hashlib.sha256()
-
-    def feed(x):
-        if isinstance(x, torch.Tensor):
-            sha.update(f"{x.dtype}{tuple(x.shape)}".encode())
-            sha.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(x, dict):
-            sha.update(b"{%d" % len(x))
-            for key, value in x.items():
-                feed(key)
-                feed(value)
-        elif isinstance(x, list | tuple):
-            sha.update(b"[%d" % len(x))
-            for value in x:
-                feed(value)
-        else:
-            sha.update(repr(x).encode() + b"\0")
-
-    feed(part)
-    return sha.hexdigest()
-
-
 def rest_of(checkpoint: dict) -> dict:
     """The parts of a checkpoint that share one checksum."""
     return {key: value for key, value in checkpoint.items() if key not in (*PARTS, "checksums")}
@@ -89,18 +69,6 @@ def checksums(checkpoint: dict) -> dict[str, str]:
     """One sha256 for each of PARTS, and one for the rest."""
     parts = {part: digest(checkpoint[part]) for part in PARTS if part in checkpoint}
     return parts | {"rest": digest(rest_of(checkpoint))}
-
-
-def size_of(part) -> int:
-    """Approximate size of nested plain data in a file, in bytes: each tensor storage once."""
-    sizes, todo = {}, [part]
-    while todo:
-        x = todo.pop()
-        if isinstance(x, torch.Tensor):
-            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        elif isinstance(x, dict | list | tuple):
-            todo += x.values() if isinstance(x, dict) else x
-    return sum(sizes.values())
 
 
 def pack(
@@ -130,8 +98,11 @@ def pack(
     }
 
 
-def write(path: Path, content: dict) -> None:
-    """Write what `pack` returned, with checksums; `path` is a whole file at every instant. UserError if it fails."""
+def write(path: Path, content: dict) -> dict[str, str]:
+    """Write what `pack` returned, with its checksums, which are returned. UserError if it fails.
+
+    `path` is a whole file at every instant.
+    """
     checkpoint = content | {"checksums": checksums(content)}
     try:
         with atomic_file(path, needed=size_of(checkpoint)) as f:
@@ -139,6 +110,7 @@ def write(path: Path, content: dict) -> None:
     except RuntimeError as e:  # torch's writer hides the file's own error in one of these
         cause = e.__context__ if isinstance(e.__context__, OSError) else None
         raise UserError(f"cannot write {path}: {cause.strerror if cause else str(e).splitlines()[0]}") from None
+    return checkpoint["checksums"]
 
 
 def find(out_dir: str, checkpoint_name: str) -> Path:
@@ -192,7 +164,10 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
         check_format(checkpoint, path)
         if ours != OURS:
             raise UserError(f"{damaged} (its keys are not a checkpoint's)")
-        check_checksums(checkpoint, parts, path)
+        is_manifest = "shards" in checkpoint
+        check_checksums(checkpoint, () if is_manifest else parts, path)
+        if is_manifest:
+            checkpoint |= shards.read(checkpoint["shards"], path, parts)
     for name, is_valid in VALID.items():
         try:
             valid = name not in checkpoint or is_valid(checkpoint[name])
@@ -212,13 +187,22 @@ def read(path: Path, parts: tuple[str, ...], *, mmap: bool = True) -> dict:
     return checkpoint
 
 
+def read_one(path: Path) -> dict:
+    """All of a checkpoint that several processes have written, as `pack` returns it. UserError if it is one file."""
+    content = read(path, PARTS)
+    if "shards" not in content:
+        raise UserError(f"{path} is one file already: copy it")
+    left_out = ("shards", "checksums", "progress")
+    return {k: shards.complete_all(v) for k, v in content.items() if k not in left_out} | {"format": FORMAT}
+
+
 def check_format(checkpoint: dict, path: Path) -> None:
     """UserError unless this version can read the checkpoint's format."""
     version = checkpoint.get("format")
     if type(version) is not int or version < 1:
         raise UserError(f"{path} is damaged or no checkpoint of llm or nanoGPT (its keys are not a checkpoint's)")
-    if version > FORMAT:
-        raise UserError(f"{path} has format {version}, this llm reads up to {FORMAT}: update llm")
+    if version > SHARDED_FORMAT:
+        raise UserError(f"{path} has format {version}, this llm reads up to {SHARDED_FORMAT}: update llm")
 
 
 def check_checksums(checkpoint: dict, parts: tuple[str, ...], path: Path) -> None:
@@ -242,12 +226,19 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], checkpoint: dict
             groups = [len(group["params"]) for group in own["param_groups"]]
             if groups != [len(group["params"]) for group in state["param_groups"]]:
                 raise ValueError("other groups of parameters")
-            optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})
+            weights = [p for group in optimizer.param_groups for p in group["params"]]
+            buffers = {n: own_buffers(weights[n], buffers) for n, buffers in state["state"].items()}
+            optimizer.load_state_dict({"state": buffers, "param_groups": own["param_groups"]})
             for p, buffers in optimizer.state.items():
                 check_buffers(p, buffers, names)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as e:
         reason = " ".join(str(e).split())[:200]
         raise UserError(f"the optimizer's state in {path} does not fit this model and optimizer: {reason}") from None
+
+
+def own_buffers(p: torch.nn.Parameter, buffers: dict) -> dict:
+    """What an optimizer keeps of a weight as a checkpoint has it, complete; or this rank's rows if `p` is sharded."""
+    return {name: cut_like(shards.complete(x), p) for name, x in buffers.items()}
 
 
 def check_buffers(p: torch.nn.Parameter, buffers: dict, names: set[str]) -> None:

@@ -7,9 +7,12 @@ References: AdamW, Loshchilov and Hutter 2019, arXiv 1711.05101; Muon, Jordan et
 https://kellerjordan.github.io/posts/muon; its coefficients, Polar Express, Amsel et al. 2025, arXiv 2505.16932.
 """
 
+import functools
 from collections import defaultdict
 
 import torch
+
+from llm.network.sharding import change_whole
 
 MUON_MOMENTUM = 0.85  # decay of the mean gradient
 # Coefficients (a, b, c) of three odd polynomials a x + b x^3 + c x^5, each optimal for the singular values that the
@@ -34,7 +37,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix, for matrices (m, n).
 
     Unlike torch.optim.Muon, which takes one matrix after the other, all matrices of a shape are orthogonalised in one
-    batch, and c_attn as the three matrices q, k, v that it holds.
+    batch, and c_attn as the three matrices q, k, v that it holds. Sharded matrices are dealt out to the ranks.
     """
 
     def __init__(self, params, lr: float, momentum: float = MUON_MOMENTUM, dtype: torch.dtype = torch.bfloat16):
@@ -46,22 +49,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None):
         assert closure is None
         for group in self.param_groups:
-            batches = defaultdict(list)  # (m, n), m <= n -> [(part of a weight, its direction, scale)]
-            for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                direction = p.grad.lerp(buffer, group["momentum"])  # Nesterov momentum
+            directions = [self._direction(p, group["momentum"]) for p in group["params"]]
+            change_whole(directions, functools.partial(orthogonalise_all, dtype=self.dtype))
+            for p, direction in zip(group["params"], directions, strict=True):
                 m, n = p.shape
-                parts = m // n if m == 3 * n else 1
-                for w, d in zip(p.chunk(parts), direction.chunk(parts), strict=True):
-                    w, d = (w, d) if len(w) <= w.size(1) else (w.mT, d.mT)
-                    batches[w.shape].append((w, d, max(1.0, p.size(0) / parts / n) ** 0.5))
-            for batch in batches.values():
-                updates = orthogonalise(torch.stack([d for _, d, _ in batch]), self.dtype)
-                for (w, _, scale), update in zip(batch, updates, strict=True):
-                    w.add_(update, alpha=-group["lr"] * scale)
+                p.add_(direction, alpha=-group["lr"] * max(1.0, m / n_parts(m, n) / n) ** 0.5)
+
+    def _direction(self, p: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        """Nesterov momentum of a weight's gradient; brings the weight's state up to date."""
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum)
+
+
+def n_parts(m: int, n: int) -> int:
+    """Of how many matrices side by side a weight (m, n) consists: 3 for c_attn, else 1."""
+    return 3 if m == 3 * n else 1
+
+
+def orthogonalise_all(directions: list[torch.Tensor], dtype: torch.dtype) -> None:
+    """Orthogonalise matrices (m, n) of several shapes in place: all of a shape in one batch, c_attn's q, k, v apart."""
+    batches = defaultdict(list)  # (m, n), m <= n -> parts of directions
+    for direction in directions:
+        for d in direction.chunk(n_parts(*direction.shape)):
+            d = d if len(d) <= d.size(1) else d.mT
+            batches[d.shape].append(d)
+    for batch in batches.values():
+        for d, update in zip(batch, orthogonalise(torch.stack(batch), dtype), strict=True):
+            d.copy_(update)
 
 
 def parameter_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict]:
@@ -70,6 +87,11 @@ def parameter_groups(parameters: list[torch.nn.Parameter], weight_decay: float) 
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def has_fused_adamw(device: torch.device) -> bool:
+    """Whether torch updates all parameters on this device in one kernel."""
+    return device.type in ("cpu", "cuda", "mps")
 
 
 def make_optimizers(
@@ -91,9 +113,8 @@ def make_optimizers(
     in_blocks = [p for p in model.transformer.h.parameters() if p.requires_grad and p.dim() == 2]
     matrices = in_blocks if optimizer == "muon" else []
     of_muon = {id(p) for p in matrices}
-    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
     groups = parameter_groups([p for p in parameters if id(p) not in of_muon], weight_decay)
-    optimizers = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)]
+    optimizers = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=has_fused_adamw(parameters[0].device))]
     if matrices:
         muon_dtype = torch.bfloat16 if dtype == torch.float16 else dtype
         optimizers.append(Muon(matrices, lr=muon_lr, dtype=muon_dtype))

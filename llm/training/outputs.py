@@ -11,22 +11,25 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llm import runtime
+from llm import processes, runtime
 from llm.configurator import UserError, command
 from llm.files import remove_temporary_files, sync_folder
+from llm.network.sharding import gathered, is_sharded, release
 from llm.reading.recall import figures_path, recall_obstacle
 from llm.reading.windows import MEASURED
 from llm.runtime import notice
-from llm.storage import checkpoint
+from llm.storage import checkpoint, shards
 from llm.storage.progress import Progress
 from llm.terminal import visible
-from llm.training import finish, start, watching, writing_phase
+from llm.training import finish, memory, start, watching, writing_phase
+from llm.training.compiling import compiled_or_eager
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
 from llm.training.restoring import OutDirGuard
 from llm.training.run import Run
 from llm.training.saving import Saver
+from llm.training.sharded_saving import ShardedSaver
 
 
 def announce(run: Run, *, eval_only: bool) -> None:
@@ -43,12 +46,23 @@ def announce(run: Run, *, eval_only: bool) -> None:
             going_on = f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}"
             print(visible(going_on))
         print(describe_length(run), flush=True)
-    options = dict(batch_size=run.batches.B, accumulation_steps=run.micro_steps * run.rt.world_size)
-    if warning := start.memory_warning(run.model, run.optimizers, run.rt, **options):
-        notice(warning)
+    if not eval_only:
+        announce_memory(run)
     obstacle = recall_obstacle(run.batches.T, n_tokens)
     if obstacle and not eval_only:
         notice(obstacle)
+
+
+def announce_memory(run: Run) -> None:
+    """Say how much memory an update will take, and warn if that will hardly be free."""
+    n_muon = sum(p.numel() for o in run.optimizers[1:] for group in o.param_groups for p in group["params"])
+    shape = dict(n_muon=n_muon, micro_steps=run.micro_steps, sharded=is_sharded(run.model))
+    needed = memory.estimate(run.model, run.rt, batch_size=run.batches.B, **shape)
+    if run.rt.is_main:
+        print(needed.describe(), flush=True)
+    options = dict(batch_size=run.batches.B, accumulation_steps=run.micro_steps * run.rt.world_size)
+    if warning := memory.warning(needed, run.rt, recompute=run.model.gradient_checkpointing, **options):
+        notice(warning)
 
 
 def describe_length(run: Run) -> str:
@@ -71,10 +85,11 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     wandb: arguments of wandb.init, None = not used.
     """
     rt = run.rt
+    sharded = is_sharded(run.model)
     if rt.compile:
         x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
-        run.step_model = runtime.compiled_or_eager(run.model, x, x, run.position_weights, rt)
-    if rt.world_size > 1:
+        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt)
+    if rt.world_size > 1 and not sharded:
         devices = [rt.device] if rt.device.type == "cuda" else None
         run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
     if rt.is_main:
@@ -87,18 +102,18 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     guard = None
     if run.log:
         guard = OutDirGuard(run.out_dir, run.log, stack=stack, put_aside=put_aside, notify=run.display.line)
-    run.saver = Saver(
-        run.out_dir,
-        run.checkpoint,
-        sync=guard.sync if guard else lambda: None,
-        notify=run.display.line,
-        keep_best=run.keep_best,
-        enabled=rt.is_main,
-    )
+    sync = guard.sync if guard else lambda: None
+    options = dict(sync=sync, notify=run.display.line, keep_best=run.keep_best)
+    if sharded:
+        run.saver = ShardedSaver(run.out_dir, run.checkpoint, rt=rt, **options)
+        stack.callback(release, run.model)
+        stack.callback(run.saver.close)
+    else:
+        run.saver = Saver(run.out_dir, run.checkpoint, enabled=rt.is_main, **options)
     run.stop.interrupt.describe_unsaved = functools.partial(describe_unsaved, run)
     if run.progress.base and not run.progress.baseline:
         options = dict(allowed=run.allowed, rt=rt.measuring(), batch_size=run.batches.B)
-        run.progress.baseline = finish.baseline(run.model, run.data, **options)
+        run.progress.baseline = finish.baseline(gathered(run.model), run.data, **options)
     if not run.resumed:
         with run.timer.measure("saving"):
             run.saver.write("ckpt_init.pt")
@@ -108,6 +123,7 @@ def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:
     """Remove what a killed process left half-written, and put aside what this run would overwrite. UserError."""
     try:
         remove_temporary_files(out_dir, "ckpt*.pt")
+        remove_temporary_files(out_dir / shards.FOLDER, "*.pt")
         if not resumed:
             put_aside(out_dir)
         elif not keep_best and (out_dir / "ckpt_last.pt").is_file():
@@ -116,6 +132,7 @@ def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:
                 notice(f"from now on, ckpt.pt in {out_dir} is the latest state; the best until now is ckpt_best.pt")
             os.replace(out_dir / "ckpt_last.pt", out_dir / "ckpt.pt")
             sync_folder(out_dir)
+        shards.remove_unused(out_dir, before=shards.next_save(out_dir))
     except OSError as e:
         raise UserError(f"cannot write to out_dir={out_dir}: {e.strerror}; type another --out_dir") from None
 
@@ -129,7 +146,9 @@ def put_aside(out_dir: Path) -> None:
     names += sorted({path.name for pattern in MEASURED for path in out_dir.glob(pattern)} - set(names))
     if checkpoint.resumable(out_dir):
         names = ["ckpt.pt", "ckpt_last.pt", "ckpt_init.pt", *names]
-    names = [name for name in names if (out_dir / name).is_file() and (out_dir / name).stat().st_size]
+        if (out_dir / shards.FOLDER).is_dir():
+            names += ["ckpt_best.pt", shards.FOLDER]  # which the former may need
+    names = [name for name in names if (out_dir / name).exists() and (out_dir / name).stat().st_size]
     if not names:
         return
     folder = next(f for n in itertools.count(1) if not (f := out_dir / f"previous_{n}").exists())
@@ -148,6 +167,7 @@ def print_losses(run: Run) -> int:
             loss = evaluate_loss(run.model, split, run.rt, batch_size=run.batches.B, eval_iters=run.eval_iters)
             if run.rt.is_main:
                 print(f"{name} loss {describe_loss(loss, split)}")
+    release(run.model)
     return 0
 
 
@@ -158,6 +178,8 @@ def close_run(run: Run, resume_command: str) -> int:
     """
     progress, timer, stop = run.progress, run.timer, run.stop
     run.display.close()
+    if run.rt.is_main:
+        shards.remove_unused(run.out_dir, before=shards.next_save(run.out_dir))
     done = f"{describe_work(progress, run.model.config.n_layer)} in {clock(run.seconds())}, saved in {run.out_dir}"
     if not stop.last_step:  # a signal
         words = [word for word in sys.argv[1:] if not word.startswith("--init_from")]
@@ -168,13 +190,13 @@ def close_run(run: Run, resume_command: str) -> int:
         reason = f": {progress.stop_reason}" if progress.stop_reason else ""
         took = f"measuring took {timer.total('measuring'):.1f} s, saving {timer.total('saving'):.1f} s"
         if peak := runtime.peak_memory(run.rt.device):
-            took += f", memory at most {peak / 1e9:.1f} GB"
+            took += f", memory at most {peak / 1e9:.2f} GB"
         print(visible(f"{done}{reason} ({took})"))
     if stop.target and stop.errors is None and not stop.given_up:
         longer = max(1, math.ceil(run.settings[run.length_setting] * 1.5))
         notice(f"target_recall={stop.target.goal} was not reached; train longer with --{run.length_setting}={longer}")
     finish.report_knowledge(
-        run.plain_model(),
+        gathered(run.plain_model()),
         run.data,
         out_dir=run.out_dir,
         checkpoint_name=run.saver.latest,
@@ -219,6 +241,4 @@ def explained(
             f"{accumulation_steps} by as much, which trains the same), --block_size={block_size}, or the model's "
             "n_layer and n_embd"
         )
-    if runtime.is_lost_rank(error):
-        return UserError("another process of this training has died; to go on, type the same with --init_from=resume")
-    return error
+    return processes.explained(error)

@@ -9,6 +9,7 @@ import torch
 
 from llm.model import GPT
 from llm.network.corpus_softmax import CompactGPT
+from llm.network.sharding import gathered
 from llm.reading import recall
 from llm.reading.recall import PREFIX, SUFFIX
 from llm.runtime import Runtime
@@ -55,7 +56,7 @@ class Run:
     keep_best: bool  # ckpt.pt is the state with the lowest val_loss, not the latest
 
     model: GPT  # the plain module, which is saved and measured
-    step_model: torch.nn.Module  # the same for updates: compiled, or data-parallel
+    step_model: torch.nn.Module  # the same for updates: compiled, or data-parallel; if sharded, itself
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     batches: Batches
@@ -191,7 +192,8 @@ class Run:
         random = self.progress.iter_num == 0 and self.progress.base is None and not self.progress.n_written
         if self.recall_starts is None or random:  # random weights know nothing
             return None
-        return recall.measure(self.model, self.data.train, self.recall_starts, allowed=self.allowed, rt=self.rt)
+        model = gathered(self.model)
+        return recall.measure(model, self.data.train, self.recall_starts, allowed=self.allowed, rt=self.rt)
 
     def plain_model(self) -> GPT:
         """The model with the full table, as it is saved."""

@@ -1,11 +1,11 @@
 """What a run starts from: random weights, a pretrained model, or a checkpoint of the run itself."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from llm import runtime
 from llm.configurator import UserError
 from llm.model import GPT, GPTConfig
 from llm.network import lora
@@ -109,6 +109,35 @@ def resumed(
     return Start(model, progress, saved.get("corpus_ids"), saved, path)
 
 
+def share_work(rt: Runtime, accumulation_steps: int, *, shard: bool, watch: bool) -> tuple[Runtime, bool]:
+    """(runtime, whether the model is sharded) of a training in so many processes. UserError if they cannot share it."""
+    if accumulation_steps % rt.world_size:
+        raise UserError(
+            f"gradient_accumulation_steps={accumulation_steps} counts over all processes, so it must be a multiple of "
+            f"their number, {rt.world_size}"
+        )
+    if not shard:
+        return rt, False
+    if rt.world_size == 1:
+        notice("shard=True has no effect in one process: start several with torchrun")
+        return rt, False
+    if watch:
+        raise UserError("watch=True reads all weights in one process, and shard=True spreads them: leave out one")
+    return dataclasses.replace(rt, compile=False), True
+
+
+def must_agree(progress: Progress, rt: Runtime) -> None:
+    """UserError unless all ranks start from the same state: on several hosts, their folders may not be the same."""
+    states = rt.gather([(progress.text_sha256, progress.iter_num, progress.n_written)])
+    if len(set(states)) > 1:
+        steps = ", ".join(f"{iter_num:,}" for _, iter_num, _ in states)
+        text = "the same text" if len({text for text, *_ in states}) == 1 else "different texts"
+        raise UserError(
+            f"the {rt.world_size} processes start from {text} at steps {steps}: out_dir and the dataset must be the "
+            "same folders on all hosts (docs/two_hosts.md)"
+        )
+
+
 def keep_threads(progress: Progress, rt: Runtime) -> None:
     """On CPUs, resume with as many threads as before: a resumed run is bit-exact only with the same number."""
     if rt.device.type != "cpu":
@@ -127,30 +156,6 @@ def position_weights(block_size: int, first: float, device: torch.device) -> tor
     weights = torch.ones(block_size, device=device)
     weights[:N_FIRST_POSITIONS] = first
     return weights
-
-
-def memory_warning(
-    model: GPT, optimizers: list[torch.optim.Optimizer], rt: Runtime, *, batch_size: int, accumulation_steps: int
-) -> str:
-    """One line if training will hardly fit into the free memory; "" if it will, or if nobody can say.
-
-    Counted: the weights, their gradients, AdamW's two means or Muon's one, and for each token of a micro-batch what the
-    backward pass needs: about 20 numbers per layer and width, the attention's 3 per head and position, the logits' 3.
-    """
-    free = runtime.free_memory(rt.device)
-    n_muon = sum(p.numel() for o in optimizers[1:] for group in o.param_groups for p in group["params"])
-    c = model.config
-    states = 4 * (4 * model.num_params() - n_muon)
-    width = 4 if rt.dtype == torch.float32 else 2
-    per_token = c.n_layer * (20 * c.n_embd + 3 * c.n_head * c.block_size) * width + 3 * model.lm_head.weight.size(0) * 4
-    needed = states + batch_size * c.block_size * per_token
-    if free is None or needed < free:
-        return ""
-    return (
-        f"training will take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free: lower "
-        f"--batch_size={batch_size} and raise --gradient_accumulation_steps={accumulation_steps}, or take a smaller "
-        "model"
-    )
 
 
 def describe_model(model: GPT, progress: Progress) -> str:

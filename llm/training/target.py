@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from llm.model import GPT
+from llm.network.sharding import gathered
 from llm.reading.greedy import greedy_errors
 from llm.reading.recall import PREFIX, SUFFIX, split_starts, window_spans
 from llm.reading.recitation import recitation_spans
@@ -61,7 +62,7 @@ class TargetCheck:
         order = self.interleaved[np.argsort(-self.last_failure[self.interleaved], kind="stable")]
         errors = np.zeros((len(self.spans), (self.spans[:, 2] - self.spans[:, 0]).max()), dtype=bool)
         errors[order] = greedy_errors(
-            model,
+            gathered(model),
             self.split,
             self.spans[order],
             allowed=self.allowed,

@@ -176,6 +176,8 @@ class Solver:
         self.units = units.detach().clone()
         block.mlp.c_fc.weight.copy_(self.units)
         self.W, self.last = block.mlp.c_proj.weight.detach().T.clone(), None
+        for chunk in self.chunks:
+            chunk.rest.fill_(1.0)  # a block begins with all rows, as if it were the first of a resumed run
         for k in range(steps):
             if self.settled:
                 break
@@ -221,8 +223,7 @@ class Solver:
             size = FIRST_SIZE * self.mean_norm() / self.rt.sum(float(sample.d.norm(dim=1).sum()))[0]
             size *= self.rt.sum(len(sample.d))[0]
             usual = FIRST_LOGIT / (self.length * self.W.size(1) ** 0.5)
-            loss, self.gain = min((sample.loss(size, 0.0, g * usual), g * usual) for g in FIRST_GAINS)
-            momentum = 0.0
+            loss, self.gain, momentum = min((sample.loss(size, 0.0, g * usual), g * usual, 0.0) for g in FIRST_GAINS)
         else:
             loss, size, momentum, self.gain = sample.search(self.gain)
         self.last = size * D + (momentum * self.last if momentum else 0.0)

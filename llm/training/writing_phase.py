@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import torch
 
+from llm.configurator import UserError
 from llm.model import GPTConfig
 from llm.network.copying_heads import copying_obstacle
 from llm.network.corpus_softmax import CompactGPT
+from llm.network.sharding import is_sharded
 from llm.reading.recall import recall_obstacle
 from llm.runtime import notice, seed_for
 from llm.text.dataset import Dataset
@@ -21,11 +23,15 @@ GRADIENT_TOKENS = 60_000  # of a text that gradient descent learns in minutes; o
 SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
 
 
-def writing_obstacle(config: GPTConfig, data: Dataset, *, target_recall: float | None, max_iters: int | None) -> str:
+def writing_obstacle(
+    config: GPTConfig, data: Dataset, *, target_recall: float | None, max_iters: int | None, shard: bool = False
+) -> str:
     """Why a run cannot begin by writing the text in closed form, as a clause; "" if it can."""
     n_tokens, n_parameters = len(data.train), 4 * config.n_embd**2 * config.n_layer
     if data.val is not None:
         return f"{len(data.val):,} tokens are held out, to generalise on"
+    if shard:
+        return "shard=True spreads the weights over the processes"
     if max_iters is not None:
         return f"max_iters={max_iters} counts updates"
     if target_recall is None:
@@ -48,12 +54,14 @@ def beginning(
     target_recall: float | None,
     max_iters: int | None,
     max_n_embd: int | None,
+    shard: bool = False,
 ) -> tuple[GPTConfig, str]:
     """(shape, weights) that a new run begins with: if it cannot write its text, look_back weights, with a notice."""
     if weights != "written":
         return config, weights
     larger = enlarged(config, len(data.train), max_n_embd)
-    if obstacle := writing_obstacle(larger, data, target_recall=target_recall, max_iters=max_iters):
+    limits = dict(target_recall=target_recall, max_iters=max_iters, shard=shard)
+    if obstacle := writing_obstacle(larger, data, **limits):
         notice(f"this text is not written in closed form, because {obstacle}: learning by gradient descent")
         return config, "look_back"
     return larger, weights
@@ -76,6 +84,8 @@ def write_text(run: Run) -> bool:
     ended and nothing was to be added.
     """
     progress, n_layer = run.progress, run.model.config.n_layer
+    if is_sharded(run.model):
+        raise UserError("this run writes its text in closed form, which --shard=True cannot go on with: leave it out")
     evaluated_at = progress.n_written if progress.stop_reason else None
     if run.stop.target is None:
         return evaluated_at is None

@@ -73,8 +73,8 @@ def test_what_is_copied_follows_from_the_shape():
     assert near_offsets(4) == [1, 2, 3, 4] and near_offsets(9) == [1, 1, 2, 3, 4, 4, 5, 6, 7]
     assert later_offsets(6, 6) == {4: [7, 10, 13, 16, 19, 22]}
     deep = later_offsets(DEEP, 8)  # two blocks: what the second copies begins where the first ends
-    assert list(deep) == [2, 5] and deep[2] == list(range(NEAR + 1, NEAR + 9)) and deep[5][0] == NEAR + 9
-    assert context_length(DEEP, 8) == deep[5][-1] + NEAR + 1
+    assert list(deep) == [4, 6] and deep[4] == list(range(NEAR + 1, NEAR + 9)) and deep[6][0] == NEAR + 9
+    assert context_length(DEEP, 8) == deep[6][-1] + NEAR + 1
 
 
 def test_shapes_that_cannot_copy_are_named():

@@ -214,7 +214,7 @@ def test_a_file_that_is_no_checkpoint_gives_a_one_line_error(saved, damage, mess
 def test_a_newer_format_is_refused(saved):
     path, _ = saved()
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
-    with pytest.raises(UserError, match="format 99, this llm reads up to 2: update llm"):
+    with pytest.raises(UserError, match="format 99, this llm reads up to 3: update llm"):
         pretrained.load_model(str(path.parent))
 
 
