@@ -4,7 +4,8 @@
 # make lint   run ruff alone
 # make peers  compare an exported model in transformers and llama.cpp with ours
 # make chaos  test kills, full disks, damaged files and a long run; takes about 40 minutes
-# Each creates .venv and installs into it if needed; only Python 3.11 or newer and a package registry are required.
+# make gpu    test and measure on one GPU, with what is installed: no network is needed; without a GPU, a dry run
+# Each other one creates .venv and installs into it if needed; only Python 3.11 or newer and a package registry are required.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 REFUSALS := tests/test_bad_input.py tests/storage tests/text/test_dataset.py tests/text/test_inputs.py -m "not slow" \
   -W ignore::pytest.PytestConfigWarning
 
-.PHONY: demo test test-slow lint chaos peers
+.PHONY: demo test test-slow lint chaos gpu peers
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version}; type make PYTHON=python3.12")'
@@ -48,6 +49,9 @@ test-slow: .venv/installed-dev
 
 chaos: .venv/installed-dev
 	$(BIN)/python tests/chaos.py
+
+gpu:
+	PYTHONPATH="$(CURDIR)" $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu.py
 
 peers: .venv/installed-dev
 	$(PIP) install --quiet -c constraints.txt -e ".[peers]"

@@ -230,8 +230,7 @@ def set_up(cfg: Settings, stack: contextlib.ExitStack) -> tuple[Run, Settings]:
             f"target_loss and patience are about val_loss, and dataset {data.name} holds nothing out; prepare it with "
             "--val_fraction=0.05, or leave them out"
         )
-    begin = start_of(cfg, data)
-    start.must_agree(begin.progress, rt)
+    begin = start.agreed(start_of(cfg, data), rt)
     run_settings = settings_for(cfg, data, begin)
     run = make_run(run_settings, rt, data, begin)
     run.length_setting = "lr_decay_iters" if cfg.max_iters is None else "max_iters"

@@ -80,11 +80,12 @@ def test_an_exchange_that_fails_is_told_from_other_errors(monkeypatch, message, 
 def test_ranks_must_start_from_the_same_state(monkeypatch, theirs, told):
     monkeypatch.setattr(Runtime, "gather", lambda self, items: [*items, theirs])
     rt = Runtime(torch.device("cpu"), torch.float32, compile=False, world_size=2)
-    progress = Progress(text_sha256="a", iter_num=20)
+    begin = start.Start(None, Progress(text_sha256="a", iter_num=20), None)
     if told is None:
-        return start.must_agree(progress, rt)
+        assert start.agreed(begin, rt) is begin
+        return
     with pytest.raises(UserError, match=told):
-        start.must_agree(progress, rt)
+        start.agreed(begin, rt)
 
 
 @pytest.mark.parametrize("rank, local_rank, lines", [("0", "0", 1), ("1", "1", 0), ("1", "0", 1), ("2", None, 0)])

@@ -18,6 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from llm.model import GPT, plain_attention
+from llm.reading.decoding_graph import FixedDecoder
 from llm.text.token_index import TokenIndex
 
 # Numbers of rows that the products of `decode` may have; missing rows are padding. Never a single row: it would use
@@ -38,10 +39,15 @@ class KVCache:
 
     def __init__(self, reader: "Reader"):
         config, device = reader.config, reader.device
+        self.length = 0  # tokens in the cache
+        fixed = reader.fixed_decoder()
+        self.slot = fixed.take_slot(self) if fixed else None  # None = memory of its own
+        if self.slot is not None:
+            self.layers = fixed.pool[self.slot].unbind(0)  # with some positions more
+            return
         shape = (config.n_layer, 2, config.n_head, config.block_size, config.n_embd // config.n_head)
         dtype = torch.float32 if device.type == "cpu" else reader.dtype
         self.layers = torch.empty(shape, dtype=dtype, device=device).unbind(0)
-        self.length = 0  # tokens in the cache
 
     def copy_from(self, other: "KVCache") -> None:
         """Copy the other cache's content."""
@@ -85,12 +91,14 @@ class Reader:
         *,
         head_dtype: torch.dtype = torch.float32,
         book_ids: np.ndarray | TokenIndex | None = None,
+        graphs: bool = True,
     ):
         """allowed: (V',) int64, the ids that may be generated (generate.allowed_ids); dtype: of the products.
 
         book_ids: the text that the model was trained on, from which generate.py drafts tokens; None = no drafts.
         head_dtype: float32 whatever the dtype, because bfloat16 logits of 16 to 32 are multiples of 1/8, so the largest
         would often be a tie. Only recall's quick pass, which needs no more than a guess, asks for another.
+        graphs: on CUDA devices, decode by CUDA graphs.
         """
 
         def product(linear: nn.Linear, gelu: str | None = None) -> Product:
@@ -115,12 +123,20 @@ class Reader:
         self.index_of = {token: index for index, token in enumerate(self.allowed)}  # id -> index into the logits
         self.rows_of = model.rows_of  # ids -> rows of the token table, which may be compact while a model trains
         self.head = Product(model.lm_head.weight[self.rows_of(allowed.to(self.device))], None, head_dtype)
+        self.graphs = graphs and self.device.type == "cuda"
+        self.fixed: FixedDecoder | None = None  # made with the first cache: measurements have none
+
+    def fixed_decoder(self) -> FixedDecoder | None:
+        """What decodes with fixed shapes, by CUDA graphs; None = decode with the shapes of what is read."""
+        if self.fixed is None and self.graphs:
+            self.fixed = FixedDecoder(self)
+        return self.fixed
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], cache: KVCache) -> np.ndarray:
         """Read a whole context into the cache, from its first position on; return logits (V',) of the next token."""
         cache.length = 0
-        return self._logits(self._read([ids], [cache], len(ids))[-1:])[0]
+        return self.logits(self._read([ids], [cache], len(ids))[-1:])[0].cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, tokens: list[list[int]], caches: list[KVCache]) -> list[np.ndarray]:
@@ -128,9 +144,11 @@ class Reader:
 
         At most MAX_BATCH samples, of 1 to 1 + MAX_DRAFT tokens each.
         """
+        if self.fixed and all(cache.slot is not None for cache in caches):
+            return self.fixed.decode(self, tokens, caches)
         counts = [len(ids) for ids in tokens]
         size = next(size for size in BATCH_SIZES if size >= sum(counts))
-        logits = self._logits(self._read(tokens, caches, size))
+        logits = self.logits(self._read(tokens, caches, size)).cpu().numpy()
         return np.split(logits[: sum(counts)], np.cumsum(counts)[:-1])
 
     @torch.inference_mode()
@@ -147,7 +165,7 @@ class Reader:
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return y.transpose(1, 2).reshape(B, T, C)
 
-        return F.layer_norm(self._blocks(idx, torch.arange(T, device=self.device), attend), *self.ln_f)
+        return F.layer_norm(self.blocks_output(idx, torch.arange(T, device=self.device), attend), *self.ln_f)
 
     def _read(self, tokens: list[list[int]], caches: list[KVCache], size: int) -> torch.Tensor:
         """Read tokens into their caches; return the last block's output (size, C), padding rows last."""
@@ -163,16 +181,16 @@ class Reader:
             torch.ones(count, end, dtype=torch.bool, device=self.device).tril(end - count) if count > 1 else None
             for count, end in zip(counts, ends, strict=True)
         ]
-        x = self._blocks(idx, positions, lambda layer, qkv: self._attend(layer, qkv, caches, counts, masks))
+        x = self.blocks_output(idx, positions, lambda layer, qkv: self._attend(layer, qkv, caches, counts, masks))
         for cache, end in zip(caches, ends, strict=True):
             cache.length = end
         return x
 
-    def _logits(self, x: torch.Tensor) -> np.ndarray:
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, V') from the last block's output (n, C)."""
-        return self.head(F.layer_norm(x, *self.ln_f)).cpu().numpy()
+        return self.head(F.layer_norm(x, *self.ln_f))
 
-    def _blocks(self, idx: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
+    def blocks_output(self, idx: torch.Tensor, positions: torch.Tensor, attend: Callable) -> torch.Tensor:
         """The last block's output (..., C) for idx (...). attend(layer, qkv): (..., 3C) -> (..., C)."""
         x = F.embedding(self.rows_of(idx), self.wte) + F.embedding(positions, self.wpe)
         for layer, (attention, (ln_2, c_fc, mlp_c_proj)) in enumerate(self.blocks):

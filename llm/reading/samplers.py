@@ -65,9 +65,12 @@ def save_subject(subject: Subject, folder: Path) -> None:
     checkpoint.write(folder / "ckpt.pt", content)
 
 
-def our_sampler(subject: Subject, sampling: Sampling, dtype: torch.dtype, *, drafts: bool) -> Sampler:
-    """As sample.py draws. drafts: from the book, as it does if it has the book."""
-    reader = Reader(subject.model, subject.allowed, dtype, book_ids=subject.book_ids if drafts else None)
+def our_sampler(
+    subject: Subject, sampling: Sampling, dtype: torch.dtype, *, drafts: bool, graphs: bool = True
+) -> Sampler:
+    """As sample.py draws. drafts: from the book, as it does if it has the book; graphs: see Reader."""
+    book_ids = subject.book_ids if drafts else None
+    reader = Reader(subject.model, subject.allowed, dtype, book_ids=book_ids, graphs=graphs)
 
     def draw(n_tokens: int, n_samples: int) -> None:
         options = dict(max_new_tokens=n_tokens, sampling=sampling, numbers=range(n_samples))

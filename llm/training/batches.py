@@ -125,15 +125,16 @@ class Batches:
         self.progress.position = [epoch, window]
         return np.concatenate([*starts, np.array(replayed, dtype=np.int64)]), n_new
 
-    def first_errors(self, correct: torch.Tensor) -> list[int]:
-        """The first wrong token of each window of the latest batch, as indices into the text.
+    def first_errors(self, correct: torch.Tensor) -> torch.Tensor:
+        """(B,) int64: the first wrong token of each window of the latest batch, as an index into the text; -1 = none.
 
-        correct: (B, T) bool, about the targets. The first fifth of a window is ignored: it has too little context.
+        correct: (B, T) bool, about the targets. The first fifth of a window is ignored: it has too little context. The
+        result stays on the device, so that nothing waits for it.
         """
         errors = ~correct
         errors[:, : self.min_context] = False
-        rows = errors.any(1).nonzero()[:, 0]
-        return (torch.from_numpy(self.starts)[rows.cpu()] + 1 + errors[rows].int().argmax(1).cpu()).tolist()
+        starts = torch.from_numpy(self.starts).to(correct.device, non_blocking=True)
+        return torch.where(errors.any(1), starts + 1 + errors.int().argmax(1), -1)
 
     def schedule_replay(self, tokens: list[int], step: int) -> None:
         """Schedule windows around these tokens of the text for replay.

@@ -70,7 +70,7 @@ class Run:
     display: Display | None = None
     watched: Watched | None = None  # of rank 0, with --watch
     start_time: float = 0.0  # of time.perf_counter
-    errors: list[int] = field(default_factory=list)  # tokens of the text that the latest update got wrong
+    errors: list[torch.Tensor] = field(default_factory=list)  # see Batches.first_errors, of the latest update
     n_known: torch.Tensor | float = 0.0  # stretches that were predicted without error since the last line of metrics
     n_graded: int = 0  # all stretches that were graded since then
 
@@ -80,7 +80,7 @@ class Run:
         if self.watched:
             self.watched.note_batch(self.batches.starts, correct)
         if replay:
-            self.errors += self.batches.first_errors(correct)
+            self.errors.append(self.batches.first_errors(correct))
         n_known, n_graded = self.batches.count_known(correct, PREFIX, SUFFIX)
         self.n_known, self.n_graded = self.n_known + n_known, self.n_graded + n_graded
 
@@ -94,7 +94,8 @@ class Run:
         """If planned, repeat the windows that the latest update got wrong in later batches, and check them first."""
         if not plan.replay:
             return
-        errors, self.errors = self.rt.gather(self.errors), []
+        found, self.errors = torch.cat(self.errors).cpu(), []  # once an update, because this waits for the device
+        errors = self.rt.gather(found[found >= 0].tolist())
         self.batches.schedule_replay(errors, self.progress.iter_num)
         if self.stop.target:
             self.stop.target.note_errors(errors)

@@ -126,9 +126,9 @@ def share_work(rt: Runtime, accumulation_steps: int, *, shard: bool, watch: bool
     return dataclasses.replace(rt, compile=False), True
 
 
-def must_agree(progress: Progress, rt: Runtime) -> None:
-    """UserError unless all ranks start from the same state: on several hosts, their folders may not be the same."""
-    states = rt.gather([(progress.text_sha256, progress.iter_num, progress.n_written)])
+def agreed(begin: Start, rt: Runtime) -> Start:
+    """The same start. UserError unless all ranks have it: on several hosts, their folders may not be the same."""
+    states = rt.gather([(begin.progress.text_sha256, begin.progress.iter_num, begin.progress.n_written)])
     if len(set(states)) > 1:
         steps = ", ".join(f"{iter_num:,}" for _, iter_num, _ in states)
         text = "the same text" if len({text for text, *_ in states}) == 1 else "different texts"
@@ -136,6 +136,7 @@ def must_agree(progress: Progress, rt: Runtime) -> None:
             f"the {rt.world_size} processes start from {text} at steps {steps}: out_dir and the dataset must be the "
             "same folders on all hosts (docs/two_hosts.md)"
         )
+    return begin
 
 
 def keep_threads(progress: Progress, rt: Runtime) -> None:
