@@ -49,8 +49,9 @@ from llm.runtime import notice
 from llm.storage import checkpoint
 from llm.text import dataset
 from llm.text.book import Book
-from llm.text.dataset import BUNDLED, Dataset, data_folder, has_script, is_name
+from llm.text.dataset import Dataset, data_folder
 from llm.text.inputs import grouped
+from llm.text.names import BUNDLED, has_script, is_name
 
 TALE = BUNDLED / "tale" / "tale.txt"
 SHORT_TEXT = 13_000  # tokens: up to here config/train_tale.py is large enough to write them, and the faster one

@@ -98,6 +98,16 @@ def package(tmp_path_factory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def story(package):
+    """A dataset in the package's copy, the same as the one that `learn` prepares for this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "DATA", package / "data")
+        dataset.write_dataset(
+            dataset.DATA / "story", STORY[:6000], tokenizer.gpt2(), val_fraction=0, source={}, train_command=("x",)
+        )
+
+
 @pytest.fixture
 def run(package, monkeypatch):
     """run("train.py", "--key=value", ..., cwd=...) runs a script of the copy; returns the finished process."""

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import STORY, TINY, timeless
+from conftest import TINY, timeless
 
 from llm.storage import checkpoint
-from llm.text import dataset, tokenizer
 from llm.training.metrics import read_metrics
 
 TIMEOUT = 5  # seconds: --timeout
@@ -75,16 +74,6 @@ def hosts():
             if Path("/run/netns", host.name).exists():
                 host.kill_all()
                 ip("netns", "delete", host.name)  # and its end of the cable, hence the cable
-
-
-@pytest.fixture(scope="module")
-def story(package):
-    """A dataset in the package's copy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "DATA", package / "data")
-        dataset.write_dataset(
-            dataset.DATA / "story", STORY[:6000], tokenizer.gpt2(), val_fraction=0, source={}, train_command=("x",)
-        )
 
 
 class Life:

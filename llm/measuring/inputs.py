@@ -15,9 +15,10 @@ from llm.reading.recall import CONTROL_TEXT
 from llm.reading.shelf import shelved
 from llm.runtime import notice
 from llm.text.book import Book
-from llm.text.dataset import BUNDLED, Split
+from llm.text.dataset import Split
 from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
+from llm.text.names import BUNDLED
 from llm.text.tokenizer import Tokenizer
 
 SHARED = 200  # characters

@@ -186,9 +186,14 @@ class BookIndex:
 
     def pieces(self, text: str) -> list[tuple[str, Span | None]]:
         """The text in pieces: (piece, span) for spans that occur in the book, (piece, None) for what is between."""
-        pieces, end = [], 0
-        for span in self.spans(text):
-            pieces += [(text[end : span.start], None), (text[span.start : span.end], span)]
-            end = span.end
-        pieces.append((text[end:], None))
-        return [(piece, span) for piece, span in pieces if piece]
+        return divided(text, self.spans(text))
+
+
+def divided(text: str, spans: list[Span]) -> list[tuple[str, Span | None]]:
+    """The text in pieces, none empty: (piece, span) for these spans of it, (piece, None) for what is between."""
+    pieces, end = [], 0
+    for span in spans:
+        pieces += [(text[end : span.start], None), (text[span.start : span.end], span)]
+        end = span.end
+    pieces.append((text[end:], None))
+    return [(piece, span) for piece, span in pieces if piece]

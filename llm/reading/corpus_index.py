@@ -8,7 +8,7 @@ import bisect
 
 import numpy as np
 
-from llm.reading.cite import MIN_WORDS, WORD, Span
+from llm.reading.cite import MIN_WORDS, WORD, Span, divided
 from llm.text.token_index import TokenIndex
 from llm.text.tokenizer import Tokenizer
 
@@ -44,12 +44,7 @@ class CorpusIndex:
 
     def pieces(self, text: str) -> list[tuple[str, Span | None]]:
         """The text in pieces: (piece, span) for spans that occur in the corpus, (piece, None) for what is between."""
-        pieces, end = [], 0
-        for span in self.spans(text):
-            pieces += [(text[end : span.start], None), (text[span.start : span.end], span)]
-            end = span.end
-        pieces.append((text[end:], None))
-        return [(piece, span) for piece, span in pieces if piece]
+        return divided(text, self.spans(text))
 
     def where(self, position: int) -> str:
         """A token's place in words: "token 12,345,678, 34 %"."""

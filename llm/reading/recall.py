@@ -23,9 +23,10 @@ from llm.model import GPT
 from llm.reading.character_recall import measure_characters
 from llm.reading.greedy import greedy_errors
 from llm.runtime import Runtime, notice
-from llm.text.dataset import BUNDLED, Dataset, Split
+from llm.text.dataset import Dataset, Split
 from llm.text.documents import book_names
 from llm.text.formats import read_text
+from llm.text.names import BUNDLED
 from llm.text.spacing import evenly_spaced_indices
 from llm.text.tokenizer import Tokenizer
 

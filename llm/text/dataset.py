@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm.configurator import IN_CLONE, PACKAGE, UserError, command, from_here
+from llm.configurator import IN_CLONE, UserError, command, from_here
 from llm.files import open_regular, read_regular, write_atomic
 from llm.runtime import notice
 from llm.text.book import Book
 from llm.text.documents import Document, are_documents, document_entry, documents_of
+from llm.text.names import BUNDLED, has_script, is_name
 from llm.text.summary import print_next_command, print_summary
 from llm.text.tokenizer import GPT2_DESCRIPTION, Tokenizer, from_description
 
 FORMAT = 1
-BUNDLED = PACKAGE / "data"  # what comes with the package: scripts of some datasets, and texts
 DATA = BUNDLED if IN_CLONE else Path("data")  # of all datasets; installed by pip, it is below the current folder
 DTYPE = np.dtype("<u2")  # uint16: ids up to 65,535
 IN_MEMORY = 8 * 2**20  # bytes: a split up to this size is read once and kept
@@ -37,16 +37,6 @@ def data_folder(name: str) -> Path:
     if not is_name(name):  # a stranger's checkpoint states one, and must not lead to other folders
         raise UserError(f"dataset={name[:80]}: expected at most 64 letters, digits, _ and -, not beginning with -")
     return DATA / name
-
-
-def is_name(name: str) -> bool:
-    """Whether a dataset can have this name: at most 64 letters, digits, _ and -, not beginning with -."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name) is not None
-
-
-def has_script(name: str) -> bool:
-    """Whether a dataset has a prepare.py of its own, which comes with the package."""
-    return (BUNDLED / name / "prepare.py").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

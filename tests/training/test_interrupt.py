@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import STORY, TINY, timeless
+from conftest import TINY, timeless
 
 from llm.configurator import UserError
 from llm.storage import checkpoint
-from llm.text import dataset, tokenizer
 from llm.training import interrupt
 from llm.training.batches import Batches
 from llm.training.interrupt import Interrupt
@@ -28,16 +27,6 @@ TRAINED = dict(dropout=0.2, gradient_accumulation_steps=2, block_size=48, lr_dec
 ENDLESS = dict(max_iters=100_000, eval_interval=100_000)  # stopped long before its end
 FINISHING = "finishing this step, then saving; {} again to quit without saving"
 PATIENCE = 100  # seconds until a test that hangs is ended
-
-
-@pytest.fixture(scope="module")
-def story(package):
-    """A dataset in the package's copy, the same as the one that `learn` prepares for this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "DATA", package / "data")
-        dataset.write_dataset(
-            dataset.DATA / "story", STORY[:6000], tokenizer.gpt2(), val_fraction=0, source={}, train_command=("x",)
-        )
 
 
 class Training:

@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's pac
 from llm.configurator import Fraction, UserError, Words, command, run_script
 from llm.text.book import Book, move_chapters
 from llm.text.control_characters import is_blank
-from llm.text.dataset import data_folder, has_script, is_name, write_dataset
+from llm.text.dataset import data_folder, write_dataset
 from llm.text.download import download, public_address
 from llm.text.encodings import checked_encoding
 from llm.text.gutenberg import strip_gutenberg
 from llm.text.headings import find_chapters
 from llm.text.inputs import read_inputs
+from llm.text.names import checked_name, has_script
 from llm.text.page_lines import strip_page_lines
 from llm.text.scan import clean_scan
 from llm.text.unwrap import join_wrapped
@@ -52,19 +53,12 @@ class Settings:
     val_fraction: Fraction = 0.0  # fraction of each book, at its end, that is written to val.bin
 
 
-def checked_name(name: str | None, source: str) -> str:
-    """The dataset's name. UserError if it is not valid; it suggests a name derived from the source's."""
-    example = re.sub(r"[^A-Za-z0-9]+", "_", Path(source).stem).strip("_")[:40].lower() or "my_book"
-    if has_script(example):
-        example = f"my_{example}"
-    hint = f"type {command(SCRIPT, f'--input={source}', f'--dataset={example}')}"
-    if name is None:
-        raise UserError(f"the dataset has no name yet; {hint}")
-    if not is_name(name):
-        raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -; {hint}")
+def hint_for(source: str) -> str:
+    """What to type for a book that has no valid name yet, with a name derived from the source's."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", Path(source).stem).strip("_")[:40].lower() or "my_book"
     if has_script(name):
-        raise UserError(f"--dataset={name}: that dataset has a script of its own, data/{name}/prepare.py; {hint}")
-    return name
+        name = f"my_{name}"
+    return f"type {command(SCRIPT, f'--input={source}', f'--dataset={name}')}"
 
 
 def cleaned(book: Book, *, unwrap: bool) -> Book:
@@ -129,7 +123,7 @@ def main(settings: Settings) -> None:
     if not settings.input:
         example = command(SCRIPT, "--input=my_book.txt", "--dataset=my_book")
         raise UserError(f"there is no text to prepare: expected a file or an address; type {example}")
-    name = checked_name(settings.dataset, public_address(settings.input[0]))
+    name = checked_name(settings.dataset, hint_for(public_address(settings.input[0])))
     books = read_books(settings, otherwise=command(SCRIPT, "--input=my_book.txt", f"--dataset={name}"))
     write_books(settings, name, books, ("config/train_prince.py", f"--dataset={name}", f"--out_dir=out-{name}"))
 

@@ -20,7 +20,8 @@ from llm.files import locked_folder
 from llm.runtime import notice
 from llm.text.corpus_files import CorpusFile, Position, batches, find_files
 from llm.text.corpus_writer import Choices, CorpusWriter, is_prepared
-from llm.text.dataset import Dataset, data_folder, has_script, is_name, read_meta
+from llm.text.dataset import Dataset, data_folder, read_meta
+from llm.text.names import checked_name
 from llm.text.token_index import build_index, has_index
 from llm.text.tokenizing import Tokenizers
 from llm.training.metrics import clock
@@ -79,18 +80,6 @@ class ProgressLine:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def checked_name(name: str | None, words: tuple[str, ...]) -> str:
-    """The dataset's name. UserError if there is none, or an invalid one."""
-    hint = f"type {command(SCRIPT, *words[:3], '--dataset=my_corpus')}"
-    if name is None:
-        raise UserError(f"the dataset has no name yet; {hint}")
-    if not is_name(name):
-        raise UserError(f"--dataset={name}: expected at most 64 letters, digits, _ and -, not beginning with -; {hint}")
-    if has_script(name):
-        raise UserError(f"--dataset={name}: that dataset has a script of its own, data/{name}/prepare.py; {hint}")
-    return name
 
 
 def write_corpus(folder: Path, files: list[CorpusFile], choices: Choices, n_processes: int) -> None:
@@ -158,7 +147,7 @@ def n_cores() -> int:
 
 def main(settings: Settings) -> None:
     words = settings.input + ((f"--list={settings.list}",) if settings.list else ())
-    name = checked_name(settings.dataset, words)
+    name = checked_name(settings.dataset, f"type {command(SCRIPT, *words[:3], '--dataset=my_corpus')}")
     folder = data_folder(name)
     if words:
         prepare(settings, name, folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this clone's package, installed or not
 from llm.configurator import NonNegativeInt, PositiveInt, UserError, command, run_script
 from llm.files import atomic_file
-from llm.text.dataset import BUNDLED
+from llm.text.names import BUNDLED
 
 # isort: split
 import numpy as np
