@@ -46,7 +46,7 @@ def announce(run: Run, *, eval_only: bool) -> None:
             going_on = f"going on from {checkpoint.latest(str(run.out_dir))}, step {run.progress.iter_num:,}{state}"
             print(visible(going_on))
         print(describe_length(run), flush=True)
-    if not eval_only:
+    if not eval_only and run.progress.n_written is None:  # the estimate is that of an update
         announce_memory(run)
     obstacle = recall_obstacle(run.batches.T, n_tokens)
     if obstacle and not eval_only:
