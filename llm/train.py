@@ -158,6 +158,8 @@ def learn(run: Run, cfg: Settings) -> None:
             run.finite.check_updates(run.progress.iter_num)
             run.saver.save_latest()
             break
+        if run.step_model is None:
+            outputs.prepare_updates(run)
         plan = plan_update(run, cfg)
         loss_sum, grad_norm = update(run, cfg, plan)
         run.schedule_replay(plan)
@@ -327,7 +329,7 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
         resumed=begin.checkpoint is not None,
         keep_best=data.val is not None and not cfg.always_save_checkpoint,
         model=model,
-        step_model=model,
+        step_model=None,
         optimizers=optimizers,
         scaler=scaler,
         batches=batches,

@@ -80,18 +80,14 @@ def describe_length(run: Run) -> str:
 
 
 def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, tensorboard: bool) -> None:
-    """Compile the model, open metrics.jsonl and the display, and save the weights before the first update.
+    """Open metrics.jsonl and the display, and save the weights before the first update.
 
     wandb: arguments of wandb.init, None = not used.
     """
     rt = run.rt
     sharded = is_sharded(run.model)
-    if rt.compile:
-        x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
-        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt)
-    if rt.world_size > 1 and not sharded:
-        devices = [rt.device] if rt.device.type == "cuda" else None
-        run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
+    if run.progress.n_written is None:
+        prepare_updates(run)
     if rt.is_main:
         begin_folder(run.out_dir, resumed=run.resumed, keep_best=run.keep_best)
         services = dict(wandb=wandb, tensorboard=tensorboard)
@@ -117,6 +113,20 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
     if not run.resumed:
         with run.timer.measure("saving"):
             run.saver.write("ckpt_init.pt")
+
+
+def prepare_updates(run: Run) -> None:
+    """Compile the model, and make it exchange gradients with other ranks: a text written in closed form needs neither.
+
+    On a GPU, importing the compiler and compiling take longer than writing a novel.
+    """
+    rt, run.step_model = run.rt, run.model
+    if rt.compile:
+        x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
+        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt)
+    if rt.world_size > 1 and not is_sharded(run.model):
+        devices = [rt.device] if rt.device.type == "cuda" else None
+        run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)
 
 
 def begin_folder(out_dir: Path, *, resumed: bool, keep_best: bool) -> None:

@@ -56,7 +56,7 @@ class Run:
     keep_best: bool  # ckpt.pt is the state with the lowest val_loss, not the latest
 
     model: GPT  # the plain module, which is saved and measured
-    step_model: torch.nn.Module  # the same for updates: compiled, or data-parallel; if sharded, itself
+    step_model: torch.nn.Module | None  # the same for updates: compiled, or data-parallel; None = not yet needed
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     batches: Batches

@@ -39,8 +39,9 @@ import torch.nn.functional as F
 from llm.model import GPT, Block
 from llm.network.copying_heads import copy_further, later_offsets, without_positions
 from llm.runtime import Runtime, return_freed_memory, seed_for
+from llm.training.candidates import TokenTable
 from llm.training.least_squares import add_product, solution
-from llm.training.writing_rows import Chunk, chunks_of
+from llm.training.writing_rows import Chunk, chunks_of, counts_of
 from llm.training.writing_search import Sample, with_others
 from llm.training.writing_shape import LAST_BLOCK, steps_per_block
 
@@ -54,7 +55,8 @@ FLOOR = 0.005  # doubt about a token that is known for certain
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
-N_SAMPLED = 1000  # rows that the search looks at
+N_SAMPLED = (1000, 4000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
+MOVED_TURNS = 8
 LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
@@ -124,6 +126,11 @@ def write(
     return True
 
 
+def some(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """rows[indices], without a copy if these are all rows."""
+    return rows if len(indices) == len(rows) else rows[indices]
+
+
 class Solver:
     """Solves for the MLPs of a model, one after the other, given the residual stream before them."""
 
@@ -132,11 +139,13 @@ class Solver:
         self.report, self.interrupted = report, interrupted
         self.dtype = torch.bfloat16 if rt.dtype == torch.float16 else rt.dtype
         self.table = model.lm_head.weight.detach()
-        self.table_in_dtype = self.table.to(self.dtype)
         self.n_other = getattr(model, "n_other", 0)  # tokens that share the last row of a compact table
         self.length = float(self.table.norm(dim=1).mean())  # |E|
         self.w = torch.cat([c.w for c in chunks])  # (N,), of all chunks
         self.tokens = torch.cat([c.at for c in chunks])[(self.w == 1).cpu()]
+        counts = rt.add(counts_of(chunks, len(self.table)))
+        self.token_table = TokenTable(self.table, counts, n_other=self.n_other, dtype=self.dtype)
+        self.candidates = self.token_table.candidates(0, everything=True)
         self.gain = float(model.transformer.ln_f.weight[0])
         self.steps_done, self.total = 0, total
         self.settled = False
@@ -165,7 +174,7 @@ class Solver:
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """(N, C), already normalised -> (N, V), in dtype."""
-        return with_others(F.linear(z.to(self.dtype), self.table_in_dtype), self.n_other)
+        return with_others(F.linear(z.to(self.dtype), self.token_table.in_dtype), self.n_other)
 
     # ------------------------------------------------------------------------------------------------ a block
     def write_block(self, n: int, block: Block, units: torch.Tensor, steps: int, generator: torch.Generator) -> bool:
@@ -178,11 +187,13 @@ class Solver:
         self.W, self.last = block.mlp.c_proj.weight.detach().T.clone(), None
         for chunk in self.chunks:
             chunk.rest.fill_(1.0)  # a block begins with all rows, as if it were the first of a resumed run
+        is_last, self.nothing_missing = n + 1 == len(self.model.transformer.h), False
         for k in range(steps):
             if self.settled:
                 break
             if self.interrupted():
                 return False
+            self.candidates = self.token_table.candidates(self.steps_done, everything=is_last or self.nothing_missing)
             loss, known, p = self.step(generator, first=n == 0 and k == 0)
             self.steps_done += 1
             self.report(Step(self.steps_done, self.total, n + 1, loss, known, self.tokens, p))
@@ -215,7 +226,7 @@ class Solver:
         counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
         known, n_doubtful, n = self.rt.sum(*counts)
         if not first and known == n and n_doubtful <= SETTLED * n:
-            self.settled = True
+            self.nothing_missing, self.settled = True, self.candidates.complete
             return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
@@ -250,9 +261,10 @@ class Solver:
             chunk.rest[indices] = rest
             m = h.float().mean(0).to(self.dtype) if m is None else m
             centred = h - m
-            rhs += (centred[open_].T @ (target * d[open_, None]).to(self.dtype)).float()
+            rhs += (some(centred, open_).T @ (target * d[open_, None]).to(self.dtype)).float()
             sum_t += d[open_] @ target
-            chance = ((d / IN_DOUBT).clamp(SURE_SHARE, 1.0) * share).minimum(often)  # of a row to be in the matrix
+            chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0)  # of a row to be in the matrix, on average `share`
+            chance = (chance * share * len(chunk.y) / (chance / often).sum()).minimum(often)
             drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance / often).nonzero()[:, 0]
             centred, weights = centred[drawn], (d / chance)[drawn]
             weighted = centred * weights[:, None].to(self.dtype)
@@ -273,25 +285,27 @@ class Solver:
         if first:
             return torch.arange(len(y), device=y.device), F.normalize(self.table, dim=1)[y], torch.ones_like(x[:, 0])
         z = x + self.project(h, self.W)
-        normalised = F.layer_norm(z, z.shape[1:]) * self.gain
+        normalised = F.layer_norm(z, z.shape[1:])
+        std = (z * normalised).mean(1)
+        normalised *= self.gain
         at_once = LOGITS_AT_ONCE if y.device.type == "cpu" else GPU_LOGITS_AT_ONCE
         rests, pulls = [], []
         for part, right in zip(normalised.split(at_once), y.split(at_once), strict=True):
-            others = self.logits(part).softmax(-1).scatter_(1, right[:, None], 0.0)
+            others = self.candidates.probabilities(part, right)
             rests.append(others.sum(1, dtype=torch.float32))  # 1 - p, exact also where p is about 1
-            pulls.append((others[rests[-1] > CLOSED] @ self.table_in_dtype).float())
+            pulls.append((some(others, (rests[-1] > CLOSED).nonzero()[:, 0]) @ self.candidates.table).float())
         rest = torch.cat(rests)
         open_ = (rest > CLOSED).nonzero()[:, 0]
-        scale = z.var(1, unbiased=False).sqrt() / (self.gain * self.length**2) / (rest + FLOOR)
+        scale = std / (self.gain * self.length**2) / (rest + FLOOR)
         g = (rest[open_, None] * self.table[y[open_]] - torch.cat(pulls)) * scale[open_, None]
         return open_, g, rest.clamp(max=1.0)
 
     # ------------------------------------------------------------------------------------------------ the search
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:
         """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
-        size = min(N_SAMPLED, len(self.w))
-        moved = [self.moved(c, D) if (n + self.steps_done) % 4 == 0 else 0 * c.w for n, c in enumerate(self.chunks)]
-        moved = torch.cat(moved) * self.w  # of every fourth chunk
+        size = min(N_SAMPLED[self.candidates.complete], len(self.w))
+        moved = [self.moved(c, D) if (n + self.steps_done) % MOVED_TURNS == 0 else 0 * c.w for n, c in enumerate(self.chunks)]
+        moved = torch.cat(moved) * self.w
         q = (doubt / doubt.sum() + self.w / self.w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
         top = doubt.topk(size // 3).indices
         q[top] = 0.0
@@ -312,7 +326,7 @@ class Solver:
         parts = [x + self.project(h, self.W), self.project(h, D)]
         parts += [] if self.last is None else [self.project(h, self.last)]
         importance /= self.rt.sum(float(self.w.sum()))[0]
-        options = dict(table=self.table_in_dtype, n_other=self.n_other, rt=self.rt)
+        options = dict(table=self.token_table.in_dtype, n_other=self.n_other, rt=self.rt)
         return Sample(parts, torch.cat(y), importance, **options)
 
     def moved(self, chunk: Chunk, D: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from llm.runtime import Runtime
 
 SHORT_PROMPT = 8  # tokens
 SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
+SHORT_PARTS = 8
 CERTAIN = 1e-6  # probability of all other tokens below which a row is looked at in some steps only
 CERTAIN_TURNS = 4  # in one of so many
 CHUNK, GPU_CHUNK = 4096, 32_768  # rows at a time
@@ -66,7 +67,7 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
     weights[-1, : T - int(starts[-1] - starts[-2]) if len(starts) > 1 else 0] = 0.0  # in the window before it
     weights[0, :3] = 0.02  # almost no context
     windows = [(starts, weights)]
-    n_short = len(rows) // (4 * (overlap - SHORT_PROMPT + 1)) if overlap > SHORT_PROMPT else 0
+    n_short = len(rows) // (SHORT_PARTS * (overlap - SHORT_PROMPT + 1)) if overlap > SHORT_PROMPT else 0
     weights = torch.full((n_short, overlap), SHORT_WEIGHT)
     weights[:, : SHORT_PROMPT - 1] = 0.0
     windows.append((torch.randint(len(rows) - overlap - 1, (n_short,), generator=generator), weights))
@@ -82,3 +83,8 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[
         for part, y, w, p in zip(x.split(n), targets.split(n), weights.split(n), positions.split(n), strict=True):
             chunks.append(Chunk(part, w > 0, y[w > 0], w[w > 0], p[(w > 0).cpu()], torch.ones_like(w[w > 0])))
     return chunks
+
+
+def counts_of(chunks: list[Chunk], n_rows: int) -> torch.Tensor:
+    """(V,) how often each row of the token table is a target."""
+    return sum(torch.bincount(chunk.y, minlength=n_rows) for chunk in chunks)

@@ -45,6 +45,7 @@ def solver_before_block(model, n, tokens, rt=CPU):
     block = model.transformer.h[n]
     solver.units, solver.last = solver.hidden_units(block, generator), None
     solver.W = torch.zeros(len(solver.units), SHAPE["n_embd"])
+    solver.candidates = solver.token_table.candidates(0, everything=True)
     return solver
 
 
@@ -114,7 +115,7 @@ def test_a_step_never_raises_the_loss_on_its_sample(monkeypatch):
 
 @torch.no_grad()
 def test_the_sample_estimates_the_loss_of_all_rows(monkeypatch):
-    monkeypatch.setattr(writing, "N_SAMPLED", 400)
+    monkeypatch.setattr(writing, "N_SAMPLED", (400, 400))
     solver = solver_before_block(new_model(), 1, random_text(2000))
     _, _, doubt, p = solver.sums(False, torch.Generator())
     D = torch.randn(solver.W.shape) * 0.01
