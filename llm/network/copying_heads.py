@@ -46,20 +46,26 @@ def near_offsets(n_head: int) -> list[int]:
     return [1 + head * near // n_head for head in range(n_head)]
 
 
-def later_offsets(n_layer: int, n_head: int) -> dict[int, list[int]]:
-    """For each later block that copies, from 0: how many tokens back each of its heads copies from."""
+def later_offsets(n_layer: int, n_head: int, reach: int = 10**9) -> dict[int, list[int]]:
+    """For each later block that copies, from 0: how many tokens back each of its heads copies from.
+
+    reach: how far back they need to look. The nearer, the fewer tokens a prompt needs until all heads find theirs.
+    """
     first, offsets = near_offsets(n_head)[-1] + 1, {}
     *middle, last = [int(share * n_layer) for share in FURTHER[n_layer >= DEEP]]
     for block in middle:
         offsets[block] = list(range(first, first + n_head))
         first += n_head
-    offsets[min(n_layer - 2, last)] = list(range(first, first + n_head * FURTHER_STRIDE, FURTHER_STRIDE))
+    if not middle or reach >= first:
+        stride = min(FURTHER_STRIDE, max(1, math.ceil((reach - first + 1) / n_head)))
+        offsets[min(n_layer - 2, last)] = list(range(first, first + n_head * stride, stride))
     return offsets
 
 
-def context_length(n_layer: int, n_head: int) -> int:
+def context_length(n_layer: int, n_head: int, reach: int = 10**9) -> int:
     """How many tokens what a row holds depends on: itself, and what the first block has copied before the farthest."""
-    return max(max(offsets) for offsets in later_offsets(n_layer, n_head).values()) + near_offsets(n_head)[-1] + 1
+    farthest = max(max(offsets) for offsets in later_offsets(n_layer, n_head, reach).values())
+    return farthest + near_offsets(n_head)[-1] + 1
 
 
 @torch.no_grad()
@@ -103,8 +109,8 @@ def without_positions(model: GPT, rows: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def copy_further(model: GPT, n: int, length: float, generator: torch.Generator) -> None:
-    """Make the heads of block n, from 0, copy what later_offsets says.
+def copy_further(model: GPT, n: int, offsets: list[int], length: float, generator: torch.Generator) -> None:
+    """Make the heads of block n, from 0, copy what stands these many tokens back; see later_offsets.
 
     What they copy is no single token: it holds the tokens before that one, too. length: mean length of the residual
     stream's rows there. Draws from `generator`.
@@ -115,7 +121,6 @@ def copy_further(model: GPT, n: int, length: float, generator: torch.Generator) 
     size = (
         LATER_SIZES[n_layer >= DEEP] * length / math.sqrt(n_embd)
     )  # of each head: together they have n_embd dimensions
-    offsets = later_offsets(n_layer, n_head)[n]
     block = model.transformer.h[n]
     set_heads(block, offsets, [size] * n_head, SHARPNESS[1], position, subspace, frequencies, generator)
 

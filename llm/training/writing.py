@@ -37,10 +37,11 @@ import torch
 import torch.nn.functional as F
 
 from llm.model import GPT, Block
-from llm.network.copying_heads import copy_further, later_offsets, without_positions
+from llm.network.copying_heads import context_length, copy_further, later_offsets, without_positions
 from llm.runtime import Runtime, return_freed_memory, seed_for
 from llm.training.candidates import TokenTable
 from llm.training.least_squares import add_product, solution
+from llm.training.writing_context import needed_context
 from llm.training.writing_rows import Chunk, chunks_of, counts_of
 from llm.training.writing_search import Sample, with_others
 from llm.training.writing_shape import LAST_BLOCK, steps_per_block
@@ -55,10 +56,10 @@ FLOOR = 0.005  # doubt about a token that is known for certain
 IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
 SURE_SHARE = 0.3  # share of the other rows that is used, at least
-N_SAMPLED = (1000, 4000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
-MOVED_TURNS = 8
+N_SAMPLED = (1000, 2000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
+MOVED_TURNS = 8  # of the chunks, one of so many is asked how far a step moves its rows
 LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
-SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
+SETTLED = 1e-4  # share of the tokens in doubt, beside those that may be missed, at which nothing is left to write
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def write(
     seed: int,
     first_block: int = 0,
     again: bool = False,
+    may_miss: float = 0.0,
     report: Callable[[Step], None] = lambda step: None,
     block_written: Callable[[int], None] = lambda n: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -91,7 +93,8 @@ def write(
 
     tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
     the same arguments. again: all blocks are written already, and the last one takes half as many steps again, on top
-    of what it holds. block_written(n) is called when n blocks are written: from there a call can go on.
+    of what it holds. may_miss: share of the tokens that need not be known at the end. block_written(n) is called when
+    n blocks are written: from there a call can go on.
 
     Several ranks share the windows and add their sums, so that all of them hold the same model.
     """
@@ -101,14 +104,17 @@ def write(
     first_block = len(blocks) - 1 if again else first_block
     n_last = n_steps * (LAST_BLOCK // 2 if again else LAST_BLOCK)
     total = n_last if again else n_steps * (len(blocks) - 1) + n_last
-    solver = Solver(model, chunks_of(model, tokens, rt, seed), rt, report=report, interrupted=interrupted, total=total)
-    copies_later = later_offsets(len(blocks), model.config.n_head)
+    shape = (len(blocks), model.config.n_head, needed_context(tokens.numpy()))
+    chunks = chunks_of(model, tokens, rt, seed, context_length(*shape))
+    options = dict(report=report, interrupted=interrupted, total=total, may_miss=may_miss)
+    solver = Solver(model, chunks, rt, **options)
+    copies_later = later_offsets(*shape)
     for n, block in enumerate(blocks):
         if n >= first_block and not again:
             block.mlp.c_proj.weight.zero_()
         generator = torch.Generator().manual_seed(seed_for(seed, n))
         if n in copies_later and n >= first_block:
-            copy_further(model, n, solver.mean_norm(), generator)
+            copy_further(model, n, copies_later[n], solver.mean_norm(), generator)
         if n == 0 or n in copies_later:
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
         steps = n_last if n + 1 == len(blocks) else n_steps
@@ -134,7 +140,17 @@ def some(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 class Solver:
     """Solves for the MLPs of a model, one after the other, given the residual stream before them."""
 
-    def __init__(self, model: GPT, chunks: list[Chunk], rt: Runtime, *, report, interrupted, total: int):
+    def __init__(
+        self,
+        model: GPT,
+        chunks: list[Chunk],
+        rt: Runtime,
+        *,
+        report: Callable[[Step], None],
+        interrupted: Callable[[], bool],
+        total: int,
+        may_miss: float = 0.0,
+    ):
         self.model, self.chunks, self.rt = model, chunks, rt
         self.report, self.interrupted = report, interrupted
         self.dtype = torch.bfloat16 if rt.dtype == torch.float16 else rt.dtype
@@ -147,7 +163,7 @@ class Solver:
         self.token_table = TokenTable(self.table, counts, n_other=self.n_other, dtype=self.dtype)
         self.candidates = self.token_table.candidates(0, everything=True)
         self.gain = float(model.transformer.ln_f.weight[0])
-        self.steps_done, self.total = 0, total
+        self.steps_done, self.total, self.may_miss = 0, total, may_miss
         self.settled = False
         self.W = self.last = None  # (F, C): what is written of this block so far, and the step before
 
@@ -205,8 +221,8 @@ class Solver:
         C = self.table.size(1)
         covariance = torch.zeros(C, C, device=self.rt.device)
         for chunk in self.chunks:
-            rows = without_positions(self.model, F.layer_norm(chunk.rows, (C,)))
-            covariance += rows.T @ rows
+            rows = without_positions(self.model, F.layer_norm(chunk.rows, (C,))).to(self.dtype)
+            covariance += (rows.T @ rows).float()
         self.rt.add(covariance)
         values, vectors = torch.linalg.eigh(self.exact(covariance) / self.rt.sum(len(self.w))[0])
         inverse_root = values.clamp(min=1e-3 * float(values.mean())) ** -0.5
@@ -225,7 +241,7 @@ class Solver:
         full = self.w == 1
         counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
         known, n_doubtful, n = self.rt.sum(*counts)
-        if not first and known == n and n_doubtful <= SETTLED * n:
+        if not first and n - known <= self.may_miss * n and n_doubtful <= (SETTLED + self.may_miss) * n:
             self.nothing_missing, self.settled = True, self.candidates.complete
             return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
@@ -304,7 +320,9 @@ class Solver:
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:
         """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
         size = min(N_SAMPLED[self.candidates.complete], len(self.w))
-        moved = [self.moved(c, D) if (n + self.steps_done) % MOVED_TURNS == 0 else 0 * c.w for n, c in enumerate(self.chunks)]
+        moved = [
+            self.moved(c, D) if (n + self.steps_done) % MOVED_TURNS == 0 else 0 * c.w for n, c in enumerate(self.chunks)
+        ]
         moved = torch.cat(moved) * self.w
         q = (doubt / doubt.sum() + self.w / self.w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
         top = doubt.topk(size // 3).indices

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from llm.model import GPT
-from llm.network.copying_heads import context_length
 from llm.runtime import Runtime
 
 SHORT_PROMPT = 8  # tokens
@@ -52,15 +51,15 @@ class Chunk:
         return indices, 1.0 - (1 - 1 / CERTAIN_TURNS) * certain[indices]
 
 
-def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int) -> list[Chunk]:
+def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int, context: int) -> list[Chunk]:
     """This rank's windows of the text, as they are before the first block.
 
     Long windows hold every token once with its whole context; short ones hold a sample of the tokens with as few
-    tokens of context as a short prompt has.
+    tokens of context as a short prompt has. context: how many tokens a row depends on.
     """
     rows, T, generator = model.rows_of(tokens.to(rt.device)), model.config.block_size, torch.Generator()
     generator.manual_seed(seed)
-    overlap = min(context_length(model.config.n_layer, model.config.n_head), T // 2)
+    overlap = min(context, T // 2)
     starts = torch.cat([torch.arange(0, len(rows) - T - 1, T - overlap), torch.tensor([len(rows) - T - 1])])
     weights = torch.ones(len(starts), T)
     weights[1:, :overlap] = 0.0
