@@ -158,8 +158,7 @@ def learn(run: Run, cfg: Settings) -> None:
             run.finite.check_updates(run.progress.iter_num)
             run.saver.save_latest()
             break
-        if run.step_model is None:
-            outputs.prepare_updates(run)
+        outputs.prepare_updates(run)
         plan = plan_update(run, cfg)
         loss_sum, grad_norm = update(run, cfg, plan)
         run.schedule_replay(plan)

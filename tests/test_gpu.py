@@ -4,6 +4,7 @@ Each test runs on the CPU, and on a CUDA GPU if torch finds one. See also readin
 """
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from functools import partial
@@ -20,7 +21,7 @@ from llm.reading.generate import generate
 from llm.reading.reader import Reader
 from llm.runtime import Runtime
 from llm.text import dataset, tokenizer
-from llm.training import compiling, optim, outputs, writing
+from llm.training import compiling, optim, writing
 
 ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=ON_CUDA)]
@@ -48,12 +49,20 @@ def test_the_fused_optimizer_takes_the_steps_of_the_plain_one(learn, monkeypatch
 
 
 @ON_CUDA
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_a_compiled_step_gives_the_losses_of_an_eager_one(learn, expected, monkeypatch, capsys, mode):
-    monkeypatch.setattr(outputs, "compiled_or_eager", partial(compiling.compiled_or_eager, mode=mode))
+@pytest.mark.parametrize("launch_bound", [0, 1e30])
+def test_a_compiled_step_gives_the_losses_of_an_eager_one(learn, expected, monkeypatch, capsys, launch_bound):
+    monkeypatch.setattr(compiling, "LAUNCH_BOUND", launch_bound)
     found = losses(learn(out_dir="found", optimizer="muon", device="cuda", compile=True))
     assert "torch.compile does not work here" not in capsys.readouterr().err
     assert found == pytest.approx(expected, **CLOSE)
+
+
+def test_cuda_graphs_launch_small_steps_of_one_process_on_a_gpu(tiny_model):
+    model, gpu_alone = tiny_model(), Runtime(torch.device("cuda"), torch.bfloat16, compile=True)
+    assert compiling.compile_mode(model, 4096, gpu_alone) == "reduce-overhead"
+    assert compiling.compile_mode(model, 10**12, gpu_alone) == "default"
+    for other in (dict(world_size=2), dict(device=torch.device("cpu"))):
+        assert compiling.compile_mode(model, 4096, dataclasses.replace(gpu_alone, **other)) == "default"
 
 
 @ON_CUDA

@@ -22,7 +22,7 @@ eval_interval = 100
 n_layer = 6
 n_head = 6
 n_embd = 384
-max_n_embd = 1536  # a longer text is written into a larger model: 200,000 tokens into 14 blocks of width 896
+max_n_embd = 1536  # a longer text is written into a larger model: 200,000 tokens into 13 blocks of width 832
 block_size = 256
 weights = "written"  # in closed form; where that cannot work, by gradient descent from look-back weights
 

@@ -23,7 +23,7 @@ NEAR = 7  # tokens that the first block's heads look back, at most
 DEEP = 8  # blocks from which on two later blocks copy, not one
 FARTHEST = (0.1, 0.3)  # weight of the farthest token that the first block copies, the nearest's is 1: below DEEP, above
 FURTHER = ((2 / 3,), (5 / 9, 4 / 5))  # share of the blocks that come before those that copy more: below DEEP, above
-LATER_SIZES = (0.1, 0.2)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
+LATER_SIZES = (0.1, 0.14)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
 SPREAD = 0.4  # of the steps between the frequencies of the positions, how much of each is random
 FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies
 

@@ -4,6 +4,17 @@ import torch
 
 from llm.runtime import Runtime, notice
 
+# FLOPs of a forward and backward pass below which a GPU computes faster than its kernels are launched one by one.
+# Measured on an H100: 0.3e12 take 14.7 ms, with CUDA graphs 6.6 (BENCHMARKS.md, "GPU").
+LAUNCH_BOUND = 2e12
+
+
+def compile_mode(model: torch.nn.Module, n_tokens: int, rt: Runtime) -> str:
+    """torch.compile's mode for steps of n_tokens: with CUDA graphs where launches would take longer than the work."""
+    flops = 6 * n_tokens * sum(p.numel() for p in model.parameters())
+    graphs = rt.device.type == "cuda" and rt.world_size == 1 and flops < LAUNCH_BOUND
+    return "reduce-overhead" if graphs else "default"
+
 
 def compiled_or_eager(
     model: torch.nn.Module, idx: torch.Tensor, position_weights: torch.Tensor | None, rt: Runtime, mode: str = "default"

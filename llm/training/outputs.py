@@ -22,7 +22,7 @@ from llm.storage import checkpoint, shards
 from llm.storage.progress import Progress
 from llm.terminal import visible
 from llm.training import finish, memory, start, watching, writing_phase
-from llm.training.compiling import compiled_or_eager
+from llm.training.compiling import compile_mode, compiled_or_eager
 from llm.training.display import Display
 from llm.training.evaluation import evaluate_loss
 from llm.training.metrics import METRICS, clock, describe_loss, open_metrics
@@ -116,14 +116,17 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
 
 
 def prepare_updates(run: Run) -> None:
-    """Compile the model, and make it exchange gradients with other ranks: a text written in closed form needs neither.
+    """Compile the model, and make it exchange gradients with other ranks, once: writing a text needs neither.
 
     On a GPU, importing the compiler and compiling take longer than writing a novel.
     """
+    if run.step_model is not None:
+        return
     rt, run.step_model = run.rt, run.model
     if rt.compile:
         x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
-        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt)
+        mode = compile_mode(run.model, x.numel(), rt)
+        run.step_model = compiled_or_eager(run.model, x, run.position_weights, rt, mode)
     if rt.world_size > 1 and not is_sharded(run.model):
         devices = [rt.device] if rt.device.type == "cuda" else None
         run.step_model = DistributedDataParallel(run.step_model, device_ids=devices)

@@ -42,8 +42,8 @@ from llm.runtime import Runtime, return_freed_memory, seed_for
 from llm.training.candidates import TokenTable
 from llm.training.least_squares import add_product, solution
 from llm.training.writing_context import needed_context
-from llm.training.writing_rows import Chunk, chunks_of, counts_of
-from llm.training.writing_search import Sample, with_others
+from llm.training.writing_rows import Chunk, chunks_of, counts_of, matrix_rows, rows_at, some
+from llm.training.writing_search import Sample, choose_rows
 from llm.training.writing_shape import LAST_BLOCK, steps_per_block
 
 FIRST_SIZE = 8.0  # of what the first step adds, relative to x: large, so that few tokens of context suffice
@@ -53,9 +53,7 @@ UNIT_GAIN = 3.0  # standard deviation of what GELU is applied to
 RIDGE = 0.03  # times hidden units per row, times the mean of the diagonal
 CLOSED = 1e-4  # probability of all other tokens up to which a row adds nothing to the gradient
 FLOOR = 0.005  # doubt about a token that is known for certain
-IN_DOUBT = 0.1  # doubt from which on a row is always used for the matrix
-ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix
-SURE_SHARE = 0.3  # share of the other rows that is used, at least
+ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix; fewer let a step harm those that are left out
 N_SAMPLED = (1000, 2000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
 MOVED_TURNS = 8  # of the chunks, one of so many is asked how far a step moves its rows
 LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
@@ -132,11 +130,6 @@ def write(
     return True
 
 
-def some(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """rows[indices], without a copy if these are all rows."""
-    return rows if len(indices) == len(rows) else rows[indices]
-
-
 class Solver:
     """Solves for the MLPs of a model, one after the other, given the residual stream before them."""
 
@@ -187,10 +180,6 @@ class Solver:
     def project(self, h: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
         """h W, (N, C) float32."""
         return (h @ W.to(self.dtype)).float()
-
-    def logits(self, z: torch.Tensor) -> torch.Tensor:
-        """(N, C), already normalised -> (N, V), in dtype."""
-        return with_others(F.linear(z.to(self.dtype), self.token_table.in_dtype), self.n_other)
 
     # ------------------------------------------------------------------------------------------------ a block
     def write_block(self, n: int, block: Block, units: torch.Tensor, steps: int, generator: torch.Generator) -> bool:
@@ -243,7 +232,7 @@ class Solver:
         known, n_doubtful, n = self.rt.sum(*counts)
         if not first and n - known <= self.may_miss * n and n_doubtful <= (SETTLED + self.may_miss) * n:
             self.nothing_missing, self.settled = True, self.candidates.complete
-            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
+            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), known / n, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
         if first:
@@ -260,9 +249,9 @@ class Solver:
     def sums(self, first: bool, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """(sum of d h h' (F, F), sum of d h t' (F, C)) over all ranks; (d (N,), p (N,)) of this rank's rows.
 
-        Products of h minus a constant m are added up: in bfloat16, h's large mean would drown the rest. Of the rows
-        that are hardly in doubt, a random share stands for all in the first sum. Rows that are certain take turns: p of
-        those that this step does not look at is that of an earlier one.
+        Products of h minus a constant m are added up: in bfloat16, h's large mean would drown the rest. In the first
+        sum, some rows stand for all. Rows that are certain take turns: p of those that this step does not look at is
+        that of an earlier one.
         """
         gram = torch.zeros(len(self.W), len(self.W), device=self.rt.device)
         rhs, m = torch.zeros_like(self.W), None
@@ -279,10 +268,8 @@ class Solver:
             centred = h - m
             rhs += (some(centred, open_).T @ (target * d[open_, None]).to(self.dtype)).float()
             sum_t += d[open_] @ target
-            chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0)  # of a row to be in the matrix, on average `share`
-            chance = (chance * share * len(chunk.y) / (chance / often).sum()).minimum(often)
-            drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance / often).nonzero()[:, 0]
-            centred, weights = centred[drawn], (d / chance)[drawn]
+            drawn, weights = matrix_rows(d, often, share * len(chunk.y), generator)
+            centred = some(centred, drawn)
             weighted = centred * weights[:, None].to(self.dtype)
             add_product(gram, weighted, centred)
             sum_h += weighted.float().sum(0)
@@ -303,10 +290,9 @@ class Solver:
         z = x + self.project(h, self.W)
         normalised = F.layer_norm(z, z.shape[1:])
         std = (z * normalised).mean(1)
-        normalised *= self.gain
         at_once = LOGITS_AT_ONCE if y.device.type == "cpu" else GPU_LOGITS_AT_ONCE
         rests, pulls = [], []
-        for part, right in zip(normalised.split(at_once), y.split(at_once), strict=True):
+        for part, right in zip((normalised * self.gain).split(at_once), y.split(at_once), strict=True):
             others = self.candidates.probabilities(part, right)
             rests.append(others.sum(1, dtype=torch.float32))  # 1 - p, exact also where p is about 1
             pulls.append((some(others, (rests[-1] > CLOSED).nonzero()[:, 0]) @ self.candidates.table).float())
@@ -319,34 +305,16 @@ class Solver:
     # ------------------------------------------------------------------------------------------------ the search
     def sample(self, D: torch.Tensor, doubt: torch.Tensor, generator: torch.Generator) -> Sample:
         """Rows for the search: those in most doubt; others are drawn by doubt, weight, and how far D moves them."""
+        turns = min(MOVED_TURNS, len(self.chunks))
+        moved = [0 * c.w for c in self.chunks]
+        for n in range(self.steps_done % turns, len(self.chunks), turns):
+            moved[n] = self.project(self.hidden(self.chunks[n].rows), D).square().sum(1)
         size = min(N_SAMPLED[self.candidates.complete], len(self.w))
-        moved = [
-            self.moved(c, D) if (n + self.steps_done) % MOVED_TURNS == 0 else 0 * c.w for n, c in enumerate(self.chunks)
-        ]
-        moved = torch.cat(moved) * self.w
-        q = (doubt / doubt.sum() + self.w / self.w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
-        top = doubt.topk(size // 3).indices
-        q[top] = 0.0
-        q /= q.sum().clamp(min=1e-30)
-        drawn = torch.multinomial(q.cpu(), size - len(top), replacement=True, generator=generator).to(q.device)
-        indices = torch.cat([top, drawn])
-        importance = torch.cat([self.w[top], self.w[drawn] / q[drawn] / max(1, len(drawn))])
-        order = indices.argsort()
-        indices, importance, x, y, offset = indices[order], importance[order], [], [], 0
-        for chunk in self.chunks:
-            n = len(chunk.y)
-            here = indices[(indices >= offset) & (indices < offset + n)] - offset
-            x.append(chunk.x.flatten(0, 1)[chunk.keep.flatten().nonzero()[here, 0]])
-            y.append(chunk.y[here])
-            offset += n
-        x = torch.cat(x)
+        indices, importance = choose_rows(doubt, self.w, torch.cat(moved), size, generator)
+        x, y = rows_at(self.chunks, indices)
         h = self.hidden(x)
         parts = [x + self.project(h, self.W), self.project(h, D)]
         parts += [] if self.last is None else [self.project(h, self.last)]
         importance /= self.rt.sum(float(self.w.sum()))[0]
         options = dict(table=self.token_table.in_dtype, n_other=self.n_other, rt=self.rt)
-        return Sample(parts, torch.cat(y), importance, **options)
-
-    def moved(self, chunk: Chunk, D: torch.Tensor) -> torch.Tensor:
-        """(N,) squared length of what D adds to a chunk's rows."""
-        return self.project(self.hidden(chunk.rows), D).square().sum(1)
+        return Sample(parts, y, importance, **options)

@@ -20,7 +20,7 @@ from llm.training.writing_shape import enough_blocks, enough_parameters
 ROUNDS = 4  # in which the last block may go on if the text is not known well enough
 ENOUGH = 0.75  # share of the parameters that a text needs from which on it is worth trying
 GRADIENT_TOKENS = 60_000  # of a text that gradient descent learns in minutes; of a longer one, what is written is kept
-SAVE_INTERVAL = 60  # seconds of writing after which it is worth saving what is written
+SAVE_INTERVAL = 180  # seconds of writing after which it is worth saving what is written
 
 
 def writing_obstacle(

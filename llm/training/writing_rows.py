@@ -14,9 +14,11 @@ from llm.runtime import Runtime
 
 SHORT_PROMPT = 8  # tokens
 SHORT_WEIGHT = 0.3  # of tokens in windows as short as the prompts that people type
-SHORT_PARTS = 8
-CERTAIN = 1e-6  # probability of all other tokens below which a row is looked at in some steps only
+SHORT_PARTS = 8  # one of so many tokens is a target once more, in a window as short as a prompt
+CERTAIN = 1e-5  # probability of all other tokens below which a row is looked at in some steps only
 CERTAIN_TURNS = 4  # in one of so many
+IN_DOUBT = 0.1  # doubt from which on a row is as important for the matrix as any
+SURE_SHARE = 0.3  # importance of the rows that are hardly in doubt
 CHUNK, GPU_CHUNK = 4096, 32_768  # rows at a time
 
 
@@ -87,3 +89,33 @@ def chunks_of(model: GPT, tokens: torch.Tensor, rt: Runtime, seed: int, context:
 def counts_of(chunks: list[Chunk], n_rows: int) -> torch.Tensor:
     """(V,) how often each row of the token table is a target."""
     return sum(torch.bincount(chunk.y, minlength=n_rows) for chunk in chunks)
+
+
+def some(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """rows[indices], without a copy if these are all rows."""
+    return rows if len(indices) == len(rows) else rows[indices]
+
+
+def rows_at(chunks: list[Chunk], indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x (n, C), y (n,)) of the kept rows of all chunks that have these indices (n,), in ascending order."""
+    x, y, offset = [], [], 0
+    for chunk in chunks:
+        here = indices[(indices >= offset) & (indices < offset + len(chunk.y))] - offset
+        x.append(chunk.some_rows(here))
+        y.append(chunk.y[here])
+        offset += len(chunk.y)
+    return torch.cat(x), torch.cat(y)
+
+
+def matrix_rows(
+    d: torch.Tensor, often: torch.Tensor, expected: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indices (n,) of rows that stand for all in a sum, their weights (n,)), drawn by doubt d (N,).
+
+    often: (N,) how often each row is looked at; expected: how many rows are drawn of those and of the rows that are not
+    looked at this time, on average and at most.
+    """
+    chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0)
+    chance = (chance * expected / (chance / often).sum()).minimum(often)
+    drawn = (torch.rand(len(d), generator=generator).to(d.device) < chance / often).nonzero()[:, 0]
+    return drawn, (d / chance)[drawn]

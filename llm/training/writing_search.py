@@ -18,6 +18,26 @@ def with_others(logits: torch.Tensor, n_other: int) -> torch.Tensor:
     return logits
 
 
+def choose_rows(
+    doubt: torch.Tensor, w: torch.Tensor, moved: torch.Tensor, size: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indices (size,) of rows, ascending, their importance (size,)): a third is those in most doubt.
+
+    The others are drawn by doubt (N,), weight w (N,) and by how far the step moves them (N,), 0 where that was not
+    asked. The sum of importance times anything estimates the sum of w times that over all rows.
+    """
+    moved = moved * w
+    q = (doubt / doubt.sum() + w / w.sum() + moved / moved.sum().clamp(min=1e-30)) / 3
+    top = doubt.topk(size // 3).indices
+    q[top] = 0.0
+    q /= q.sum().clamp(min=1e-30)
+    drawn = torch.multinomial(q.cpu(), size - len(top), replacement=True, generator=generator).to(q.device)
+    indices = torch.cat([top, drawn])
+    importance = torch.cat([w[top], w[drawn] / q[drawn] / max(1, len(drawn))])
+    order = indices.argsort()
+    return indices[order], importance[order]
+
+
 class Sample:
     """Rows of the text and the directions of a step: the loss anywhere along them, for the price of adding logits."""
 

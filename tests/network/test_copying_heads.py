@@ -58,23 +58,28 @@ def test_the_later_block_copies_from_further_back(model):
     block = model.transformer.h[2]
     idx = torch.randint(500, (1, 100))
     x = after_attention(model.transformer.h[0], model, idx)
-    copy_further(model, 2, float(x.norm(dim=-1).mean()), torch.Generator().manual_seed(1))
+    offsets = later_offsets(SHAPE["n_layer"], SHAPE["n_head"])[2]
+    copy_further(model, 2, offsets, float(x.norm(dim=-1).mean()), torch.Generator().manual_seed(1))
     changed = x.clone()
     changed[0, 40] += torch.randn(SHAPE["n_embd"])
     moved = (after_attention(block, model, idx, changed) - after_attention(block, model, idx, x))[0].norm(dim=-1)
     moved[40] = 0
-    copied = [40 + offset for offset in later_offsets(SHAPE["n_layer"], SHAPE["n_head"])[2]]
+    copied = [40 + offset for offset in offsets]
     assert sorted(moved.topk(SHAPE["n_head"]).indices.tolist()) == copied
     moved[copied] = 0
     assert moved.max() < 0.02
 
 
-def test_what_is_copied_follows_from_the_shape():
+def test_what_is_copied_follows_from_the_shape_and_from_how_far_a_text_needs_it():
     assert near_offsets(4) == [1, 2, 3, 4] and near_offsets(9) == [1, 1, 2, 3, 4, 4, 5, 6, 7]
     assert later_offsets(6, 6) == {4: [7, 10, 13, 16, 19, 22]}
     deep = later_offsets(DEEP, 8)  # two blocks: what the second copies begins where the first ends
     assert list(deep) == [4, 6] and deep[4] == list(range(NEAR + 1, NEAR + 9)) and deep[6][0] == NEAR + 9
     assert context_length(DEEP, 8) == deep[6][-1] + NEAR + 1
+    assert later_offsets(6, 6, 3) == later_offsets(6, 6, 12) == {4: [7, 8, 9, 10, 11, 12]}
+    assert later_offsets(6, 6, 13) == {4: [7, 9, 11, 13, 15, 17]}
+    assert list(later_offsets(DEEP, 8, NEAR + 8)) == [4] and context_length(DEEP, 8, NEAR + 8) == 2 * NEAR + 9
+    assert later_offsets(DEEP, 8, NEAR + 9)[6] == list(range(NEAR + 9, NEAR + 17))
 
 
 def test_shapes_that_cannot_copy_are_named():

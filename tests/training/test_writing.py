@@ -10,13 +10,14 @@ import torch
 
 from llm import runtime
 from llm.model import GPTConfig
-from llm.network.copying_heads import set_copying_heads
+from llm.network.copying_heads import context_length, set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.training import writing, writing_rows, writing_shape
 from llm.training.least_squares import add_product, solution
-from llm.training.writing_search import Sample
+from llm.training.writing_search import Sample, choose_rows, with_others
 
 SHAPE = dict(n_layer=3, n_head=4, n_embd=64, block_size=64, bias=False, vocab_size=60, dropout=0.0, gelu="tanh")
+CONTEXT = context_length(SHAPE["n_layer"], SHAPE["n_head"])
 CPU = runtime.Runtime(torch.device("cpu"), torch.float32, compile=False)
 
 
@@ -34,7 +35,7 @@ def random_text(n=600):
 def solver_before_block(model, n, tokens, rt=CPU):
     """A Solver that has written the blocks before block n and chosen the hidden units of block n."""
     generator = torch.Generator().manual_seed(1)
-    chunks = writing_rows.chunks_of(model, tokens, rt, seed=0)
+    chunks = writing_rows.chunks_of(model, tokens, rt, seed=0, context=CONTEXT)
     solver = writing.Solver(model, chunks, rt, report=lambda step: None, interrupted=lambda: False, total=9)
     for k, block in enumerate(model.transformer.h[: n + 1]):
         if k == 0:
@@ -52,7 +53,7 @@ def solver_before_block(model, n, tokens, rt=CPU):
 @torch.no_grad()
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_solution_equals_dense_least_squares(block, monkeypatch):
-    monkeypatch.setattr(writing, "SURE_SHARE", 1.0)  # all rows
+    monkeypatch.setattr(writing_rows, "SURE_SHARE", 1.0)  # all rows
     monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
     solver = solver_before_block(new_model(), block, random_text())
     first = block == 0
@@ -78,7 +79,8 @@ def test_the_targets_follow_the_gradient_of_the_loss():
     open_, target, rest = solver.targets(x, solver.hidden(x), chunk.y, first=False)
     with torch.enable_grad():
         z = torch.nn.functional.layer_norm(x, x.shape[1:]).requires_grad_()  # what the loss is about, before the gain
-        loss = torch.nn.functional.cross_entropy(solver.logits(z * solver.gain), chunk.y, reduction="none")
+        logits = with_others(z * solver.gain @ solver.table.T, solver.n_other)
+        loss = torch.nn.functional.cross_entropy(logits, chunk.y, reduction="none")
         (gradient,) = torch.autograd.grad(loss.sum(), z)
     assert torch.nn.functional.cosine_similarity(-gradient[open_], target).min() > 0.999
     assert torch.allclose(1 - rest, (-loss).exp(), atol=1e-5)
@@ -124,9 +126,34 @@ def test_the_sample_estimates_the_loss_of_all_rows(monkeypatch):
     assert sample.loss(0.0, 0.0, solver.gain) == pytest.approx(loss, rel=0.2)
 
 
+def test_rows_of_the_matrix_stand_for_all_and_fill_it_up_where_most_are_sure():
+    d, often, generator = torch.full((4000,), 0.005), torch.ones(4000), torch.Generator().manual_seed(1)
+    d[:100] = 0.9
+    counts, sums = [], []
+    for _ in range(20):
+        drawn, weights = writing_rows.matrix_rows(d, often, 1000, generator)
+        counts.append(len(drawn))
+        sums.append(float(weights.sum()))
+        assert (drawn < 100).sum() > 60  # the rows in doubt, at three times the chance of the others
+    assert 900 < sum(counts) / 20 < 1100 and sum(sums) / 20 == pytest.approx(float(d.sum()), rel=0.02)
+    assert len(writing_rows.matrix_rows(d, often, 10**6, generator)[0]) == 4000
+
+
+def test_the_rows_of_the_search_are_those_in_most_doubt_and_a_fair_sample_of_the_others():
+    generator = torch.Generator().manual_seed(1)
+    doubt, w, moved = torch.rand(5000, generator=generator) ** 9, torch.ones(5000), torch.zeros(5000)
+    sums = []
+    for _ in range(30):
+        indices, importance = choose_rows(doubt, w, moved, 600, generator)
+        assert set(doubt.topk(200).indices.tolist()) <= set(indices.tolist())
+        assert len(indices) == 600 and (indices.diff() >= 0).all()
+        sums.append(float((importance * doubt[indices]).sum()))
+    assert sum(sums) / 30 == pytest.approx(float(doubt.sum()), rel=0.02)
+
+
 def test_every_token_is_a_target_once_with_its_whole_context():
     tokens, model = random_text(500), new_model()
-    chunks = writing_rows.chunks_of(model, tokens, CPU, seed=0)
+    chunks = writing_rows.chunks_of(model, tokens, CPU, seed=0, context=CONTEXT)
     full = torch.cat([c.y[c.w == 1] for c in chunks])
     opening = torch.cat([c.y[(c.w > 0) & (c.w < 0.1)] for c in chunks])
     assert len(full) + len(opening) == len(tokens) - 1
@@ -166,6 +193,14 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_call_too():
     assert writing.write(model, text, CPU, seed=7, first_block=1)
     for a, b in zip(whole.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_writing_ends_when_no_more_tokens_are_unknown_than_may_be_missed():
+    steps = {may_miss: [] for may_miss in (0.0, 0.02)}
+    for may_miss, seen in steps.items():
+        write(tokens=random_text(3000), may_miss=may_miss, report=seen.append)
+    assert len(steps[0.02]) < len(steps[0.0])
+    assert 0.98 <= steps[0.02][-1].known < 1 and steps[0.0][-1].known > steps[0.02][-1].known
 
 
 def window_loss(model):
@@ -222,7 +257,7 @@ def test_two_ranks_hold_the_same_model_and_know_as_much_as_one():
 
 def test_sums_of_two_ranks_add_up_to_those_of_one(monkeypatch):
     """Both halves of the windows, summed, are what one rank sums; nothing is left out or counted twice."""
-    monkeypatch.setattr(writing, "SURE_SHARE", 1.0)
+    monkeypatch.setattr(writing_rows, "SURE_SHARE", 1.0)
     monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
     tokens, parts = random_text(), []
     units = None
@@ -242,7 +277,7 @@ def test_sums_of_two_ranks_add_up_to_those_of_one(monkeypatch):
 
 @pytest.mark.parametrize(
     ("n_tokens", "n_layer", "n_embd", "steps"),
-    [(21_544, 6, 384, 2), (50_077, 6, 384, 5), (8_975, 4, 256, 3), (206_258, 14, 896, 2), (10**6, 24, 1536, 4)],
+    [(21_544, 6, 384, 2), (50_077, 6, 384, 5), (8_975, 4, 256, 3), (206_258, 13, 832, 2), (10**6, 23, 1472, 4)],
 )
 def test_steps_follow_from_the_parameters_and_units_per_token(n_tokens, n_layer, n_embd, steps):
     assert writing_shape.steps_per_block(n_tokens, n_layer, n_embd) == steps
