@@ -34,8 +34,6 @@ class TargetCheck:
         self.spans = window_spans(split_starts(split))
         self.n_windows = len(self.spans)
         self.max_failed = math.floor((1 - target) * self.n_windows + 1e-9)
-        # share of the text's tokens: even if each of them is in another window, the target is reached
-        self.may_miss = self.max_failed / (self.n_windows * SUFFIX)
         self.goal = str(target)  # in words
         if target == 1:
             self.goal += " with all of the text recited"

@@ -57,7 +57,7 @@ ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix; fewer let 
 N_SAMPLED = (1000, 2000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
 MOVED_TURNS = 8  # of the chunks, one of so many is asked how far a step moves its rows
 LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
-SETTLED = 1e-4  # share of the tokens in doubt, beside those that may be missed, at which nothing is left to write
+SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ def write(
     seed: int,
     first_block: int = 0,
     again: bool = False,
-    may_miss: float = 0.0,
     report: Callable[[Step], None] = lambda step: None,
     block_written: Callable[[int], None] = lambda n: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -91,8 +90,7 @@ def write(
 
     tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
     the same arguments. again: all blocks are written already, and the last one takes half as many steps again, on top
-    of what it holds. may_miss: share of the tokens that need not be known at the end. block_written(n) is called when
-    n blocks are written: from there a call can go on.
+    of what it holds. block_written(n) is called when n blocks are written: from there a call can go on.
 
     Several ranks share the windows and add their sums, so that all of them hold the same model.
     """
@@ -104,8 +102,7 @@ def write(
     total = n_last if again else n_steps * (len(blocks) - 1) + n_last
     shape = (len(blocks), model.config.n_head, needed_context(tokens.numpy()))
     chunks = chunks_of(model, tokens, rt, seed, context_length(*shape))
-    options = dict(report=report, interrupted=interrupted, total=total, may_miss=may_miss)
-    solver = Solver(model, chunks, rt, **options)
+    solver = Solver(model, chunks, rt, report=report, interrupted=interrupted, total=total)
     copies_later = later_offsets(*shape)
     for n, block in enumerate(blocks):
         if n >= first_block and not again:
@@ -142,7 +139,6 @@ class Solver:
         report: Callable[[Step], None],
         interrupted: Callable[[], bool],
         total: int,
-        may_miss: float = 0.0,
     ):
         self.model, self.chunks, self.rt = model, chunks, rt
         self.report, self.interrupted = report, interrupted
@@ -156,7 +152,7 @@ class Solver:
         self.token_table = TokenTable(self.table, counts, n_other=self.n_other, dtype=self.dtype)
         self.candidates = self.token_table.candidates(0, everything=True)
         self.gain = float(model.transformer.ln_f.weight[0])
-        self.steps_done, self.total, self.may_miss = 0, total, may_miss
+        self.steps_done, self.total = 0, total
         self.settled = False
         self.W = self.last = None  # (F, C): what is written of this block so far, and the step before
 
@@ -201,6 +197,7 @@ class Solver:
             self.candidates = self.token_table.candidates(self.steps_done, everything=is_last or self.nothing_missing)
             loss, known, p = self.step(generator, first=n == 0 and k == 0)
             self.steps_done += 1
+            return_freed_memory()
             self.report(Step(self.steps_done, self.total, n + 1, loss, known, self.tokens, p))
         block.mlp.c_proj.weight.copy_(self.W.T)
         return True
@@ -230,9 +227,9 @@ class Solver:
         full = self.w == 1
         counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
         known, n_doubtful, n = self.rt.sum(*counts)
-        if not first and n - known <= self.may_miss * n and n_doubtful <= (SETTLED + self.may_miss) * n:
+        if not first and known == n and n_doubtful <= SETTLED * n:
             self.nothing_missing, self.settled = True, self.candidates.complete
-            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), known / n, p[full]
+            return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)
         if first:

@@ -111,7 +111,6 @@ def write_text(run: Run) -> bool:
                 seed=seed_for(run.settings["seed"], max(0, progress.n_written - n_layer + 1)),
                 first_block=progress.n_written,
                 again=again,
-                may_miss=0.0 if again else run.stop.target.may_miss,
                 report=lambda step: report(run, step),
                 block_written=lambda n, again=again: save_block(run, progress.n_written + 1 if again else n),
                 interrupted=run.stop.interrupted,

@@ -195,14 +195,6 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_call_too():
         assert torch.equal(a, b)
 
 
-def test_writing_ends_when_no_more_tokens_are_unknown_than_may_be_missed():
-    steps = {may_miss: [] for may_miss in (0.0, 0.02)}
-    for may_miss, seen in steps.items():
-        write(tokens=random_text(3000), may_miss=may_miss, report=seen.append)
-    assert len(steps[0.02]) < len(steps[0.0])
-    assert 0.98 <= steps[0.02][-1].known < 1 and steps[0.0][-1].known > steps[0.02][-1].known
-
-
 def window_loss(model):
     """Loss of a window's tokens, but for the first, which have too little context."""
     window = random_text()[100:165]
