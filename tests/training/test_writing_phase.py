@@ -12,7 +12,7 @@ from conftest import STORY, TINY, timeless, weights
 from llm import train
 from llm.model import GPTConfig
 from llm.storage import checkpoint
-from llm.training import writing, writing_phase
+from llm.training import outputs, writing, writing_phase
 from llm.training.metrics import read_metrics
 from llm.training.stopping import StopRule
 
@@ -49,6 +49,15 @@ def test_a_text_is_written_and_measured_without_an_update(learn, verse, capsys):
     assert not torch.equal(
         before["transformer.h.0.mlp.c_proj.weight"], saved["model"]["transformer.h.0.mlp.c_proj.weight"]
     )
+
+
+def test_a_text_that_is_written_compiles_nothing(learn, verse, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(outputs, "compiled_or_eager", lambda model, *arguments: compiled.append(1) or model)
+    learn(**WRITTEN, compile=True)
+    assert not compiled
+    learn(**WRITTEN | dict(weights="look_back", max_iters=2), out_dir="updates", compile=True)
+    assert len(compiled) == 1
 
 
 def test_the_same_seed_writes_the_same_and_another_seed_something_else(learn, verse):
