@@ -9,7 +9,7 @@ from conftest import TINY
 
 from llm import runtime, train
 from llm.runtime import Runtime
-from llm.training import optim
+from llm.training import optim, outputs
 from llm.training.run import Plan
 
 META = torch.device("meta")  # its tensors hold no values, so every .item(), .cpu(), .tolist() and float() is an error
@@ -25,7 +25,9 @@ def on_meta(prepare, monkeypatch, tmp_path):
     def on_meta(**settings):
         cfg = dataclasses.replace(TINY, gradient_accumulation_steps=2, block_size=128, **settings)
         with ExitStack() as stack:
-            return train.set_up(cfg, stack)
+            run, cfg = train.set_up(cfg, stack)
+        outputs.prepare_updates(run)
+        return run, cfg
 
     return on_meta
 

@@ -157,7 +157,7 @@ def test_a_text_that_is_too_long_for_the_shape_names_the_width_to_allow(prepare,
     prepare("verse", text=STORY[:12000])
     assert learn(**WRITTEN | dict(n_head=2, n_embd=32), lr_decay_iters=1)[-1]["step"] > 0
     notice = capsys.readouterr().err
-    assert "tokens need max_n_embd=128: learning by gradient descent" in notice
+    assert "tokens need max_n_embd=112: learning by gradient descent" in notice
 
 
 def test_a_part_to_generalise_on_is_not_written(prepare, learn, capsys):
@@ -169,7 +169,7 @@ def test_a_part_to_generalise_on_is_not_written(prepare, learn, capsys):
 def test_long_texts_are_written_into_larger_models():
     shape = dict(n_layer=6, n_head=6, n_embd=384, block_size=256)
     config = GPTConfig(**shape, bias=False, vocab_size=50304, dropout=0.0, gelu="tanh")
-    for n_tokens, limit, n in ((21_544, 1024, 6), (50_077, 1024, 9), (206_258, 1024, 14), (10**6, 1024, 16)):
+    for n_tokens, limit, n in ((21_544, 1024, 6), (50_077, 1024, 8), (206_258, 1024, 13), (10**6, 1024, 16)):
         large = writing_phase.enlarged(config, n_tokens, limit)
         assert (large.n_layer, large.n_head, large.n_embd) == (n, n, 64 * n)
     assert writing_phase.enlarged(config, 50_077, None) == config
