@@ -56,6 +56,7 @@ FLOOR = 0.005  # doubt about a token that is known for certain
 ROWS_PER_UNIT = 24  # rows per hidden unit are enough for the matrix; fewer let a step harm those that are left out
 N_SAMPLED = (1000, 2000)  # rows that the search looks at: in steps with some of the tokens, and with all of them
 MOVED_TURNS = 8  # of the chunks, one of so many is asked how far a step moves its rows
+TRIMMED_ROWS = 50_000  # from which on memory is returned after each step: it takes a while where much is in use
 LOGITS_AT_ONCE, GPU_LOGITS_AT_ONCE = 512, 32_768  # rows: few enough for a processor's cache
 SETTLED = 1e-4  # share of the tokens in doubt at which there is nothing left to write
 
@@ -197,7 +198,8 @@ class Solver:
             self.candidates = self.token_table.candidates(self.steps_done, everything=is_last or self.nothing_missing)
             loss, known, p = self.step(generator, first=n == 0 and k == 0)
             self.steps_done += 1
-            return_freed_memory()
+            if len(self.w) > TRIMMED_ROWS:
+                return_freed_memory()
             self.report(Step(self.steps_done, self.total, n + 1, loss, known, self.tokens, p))
         block.mlp.c_proj.weight.copy_(self.W.T)
         return True
