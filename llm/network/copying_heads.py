@@ -25,7 +25,8 @@ FARTHEST = (0.1, 0.3)  # weight of the farthest token that the first block copie
 FURTHER = ((2 / 3,), (5 / 9, 4 / 5))  # share of the blocks that come before those that copy more: below DEEP, above
 LATER_SIZES = (0.1, 0.14)  # what a later block adds, relative to the residual stream: below DEEP, and from it on
 SPREAD = 0.4  # of the steps between the frequencies of the positions, how much of each is random
-FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies
+FURTHER_STRIDE = 3  # tokens between those that the last of these blocks copies, at most
+NO_LIMIT = 10**9  # tokens: as far back as the heads can reach
 
 
 def copying_obstacle(config: GPTConfig) -> str:
@@ -46,7 +47,7 @@ def near_offsets(n_head: int) -> list[int]:
     return [1 + head * near // n_head for head in range(n_head)]
 
 
-def later_offsets(n_layer: int, n_head: int, reach: int = 10**9) -> dict[int, list[int]]:
+def later_offsets(n_layer: int, n_head: int, reach: int = NO_LIMIT) -> dict[int, list[int]]:
     """For each later block that copies, from 0: how many tokens back each of its heads copies from.
 
     reach: how far back they need to look. The nearer, the fewer tokens a prompt needs until all heads find theirs.
@@ -62,7 +63,7 @@ def later_offsets(n_layer: int, n_head: int, reach: int = 10**9) -> dict[int, li
     return offsets
 
 
-def context_length(n_layer: int, n_head: int, reach: int = 10**9) -> int:
+def context_length(n_layer: int, n_head: int, reach: int = NO_LIMIT) -> int:
     """How many tokens what a row holds depends on: itself, and what the first block has copied before the farthest."""
     farthest = max(max(offsets) for offsets in later_offsets(n_layer, n_head, reach).values())
     return farthest + near_offsets(n_head)[-1] + 1
@@ -118,9 +119,7 @@ def copy_further(model: GPT, n: int, offsets: list[int], length: float, generato
     n_layer, n_head, n_embd = model.config.n_layer, model.config.n_head, model.config.n_embd
     subspace, frequencies = positions_of(model)
     position = math.sqrt(n_embd) * float(model.transformer.wpe.weight[0].norm()) / length
-    size = (
-        LATER_SIZES[n_layer >= DEEP] * length / math.sqrt(n_embd)
-    )  # of each head: together they have n_embd dimensions
+    size = LATER_SIZES[n_layer >= DEEP] * length / math.sqrt(n_embd)  # of a head; all have n_embd dimensions together
     block = model.transformer.h[n]
     set_heads(block, offsets, [size] * n_head, SHARPNESS[1], position, subspace, frequencies, generator)
 

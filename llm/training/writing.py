@@ -18,7 +18,8 @@ With the doubt d_i = w_i (1 - p_i(y_i) + FLOOR), the step is the solution D of w
 
 Then a search on a sample of the rows, where the logits are linear in the step, finds how far to go, how much of the
 last step to add (which makes the steps conjugate gradients) and the gain. The first step has no probabilities yet; its
-targets are the rows of the tokens that follow.
+targets are the rows of the tokens that follow. In all blocks but the last, a step compares the right token with some
+of the others (candidates.py); how far back the heads copy follows from the text (writing_context.py).
 
 Whitened hidden units (c_fc times the inverse square root of the covariance of ln_2(x)) see the copied tokens as clearly
 in the last block as in the first. Positions, and the mean that a layer norm subtracts, are projected out of everything:
@@ -69,7 +70,7 @@ class Step:
     total: int
     block: int  # from 1
     loss: float  # weighted mean, in nats, estimated after the step
-    known: float  # share of the tokens that were predicted with more than half of the probability before it
+    known: float  # share of the tokens that had more than half of the probability of all candidates before it
     tokens: torch.Tensor  # (N,) indices into the text of those that this rank has predicted with their whole context
     p: torch.Tensor  # (N,) their probabilities before it
 
@@ -154,7 +155,7 @@ class Solver:
         self.candidates = self.token_table.candidates(0, everything=True)
         self.gain = float(model.transformer.ln_f.weight[0])
         self.steps_done, self.total = 0, total
-        self.settled = False
+        self.settled = self.compare_all = False  # compare_all: some of the tokens suggest that nothing is left to write
         self.W = self.last = None  # (F, C): what is written of this block so far, and the step before
 
     # ------------------------------------------------------------------------------------------------ the rows
@@ -189,13 +190,13 @@ class Solver:
         self.W, self.last = block.mlp.c_proj.weight.detach().T.clone(), None
         for chunk in self.chunks:
             chunk.rest.fill_(1.0)  # a block begins with all rows, as if it were the first of a resumed run
-        is_last, self.nothing_missing = n + 1 == len(self.model.transformer.h), False
+        is_last, self.compare_all = n + 1 == len(self.model.transformer.h), False
         for k in range(steps):
             if self.settled:
                 break
             if self.interrupted():
                 return False
-            self.candidates = self.token_table.candidates(self.steps_done, everything=is_last or self.nothing_missing)
+            self.candidates = self.token_table.candidates(self.steps_done, everything=is_last or self.compare_all)
             loss, known, p = self.step(generator, first=n == 0 and k == 0)
             self.steps_done += 1
             if len(self.w) > TRIMMED_ROWS:
@@ -230,7 +231,7 @@ class Solver:
         counts = (int((p[full] > 0.5).sum()), int((p[full] < 0.9).sum()), int(full.sum()))
         known, n_doubtful, n = self.rt.sum(*counts)
         if not first and known == n and n_doubtful <= SETTLED * n:
-            self.nothing_missing, self.settled = True, self.candidates.complete
+            self.compare_all, self.settled = True, self.candidates.complete
             return float((self.w * -p.clamp(min=1e-6).log()).sum() / self.w.sum()), 1.0, p[full]
         D = self.rt.share(solution(self.exact(gram), self.exact(rhs), RIDGE * len(gram) / n).float().to(self.rt.device))
         sample = self.sample(D, doubt, generator)

@@ -9,9 +9,7 @@ FARTHEST = 64  # tokens of context that are looked at, at most
 def undecided(tokens: np.ndarray, n: int) -> float:
     """Share of the tokens (N,) whose n predecessors also occur elsewhere in the text, followed by another token."""
     hashes = np.zeros(len(tokens), dtype=np.uint64)
-    for k in range(
-        1, n + 1
-    ):  # a polynomial modulo 2**64; two contexts are taken for each other once in some 10**7 texts
+    for k in range(1, n + 1):  # a polynomial modulo 2**64, which takes no two contexts of a book for each other
         hashes[k:] += (tokens[:-k].astype(np.uint64) + 1) * np.uint64(pow(6364136223846793005, k, 2**64))
     hashes, tokens = hashes[n:], tokens[n:]
     order = np.lexsort((tokens, hashes))

@@ -112,8 +112,8 @@ def matrix_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(indices (n,) of rows that stand for all in a sum, their weights (n,)), drawn by doubt d (N,).
 
-    often: (N,) how often each row is looked at; expected: how many rows are drawn of those and of the rows that are not
-    looked at this time, on average and at most.
+    often: (N,) how often each row is looked at, at most 1. expected: how many rows are drawn on average; fewer where no
+    more are looked at.
     """
     chance = (d / IN_DOUBT).clamp(SURE_SHARE, 1.0)
     chance = (chance * expected / (chance / often).sum()).minimum(often)
