@@ -112,7 +112,7 @@ def write(
         generator = torch.Generator().manual_seed(seed_for(seed, n))
         if n in copies_later and n >= first_block:
             copy_further(model, n, copies_later[n], solver.mean_norm(), generator)
-        if n == 0 or n in copies_later:
+        if block.attn.c_proj.weight.any():  # the others are silent
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
         steps = n_last if n + 1 == len(blocks) else n_steps
         if n >= first_block:

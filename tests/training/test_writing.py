@@ -10,7 +10,7 @@ import torch
 
 from llm import runtime
 from llm.model import GPTConfig
-from llm.network.copying_heads import context_length, set_copying_heads
+from llm.network.copying_heads import context_length, later_offsets, set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.training import writing, writing_rows, writing_shape
 from llm.training.least_squares import add_product, solution
@@ -215,6 +215,25 @@ def test_a_further_round_adds_to_what_the_last_block_holds(monkeypatch):
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
     assert set(changed) <= {"transformer.h.2.mlp.c_proj.weight", "transformer.ln_f.weight"} and len(changed) == 2
     assert {step.block for step in further} == {3} and further[-1].loss < first[-1].loss
+
+
+@torch.no_grad()
+def test_a_further_round_reads_what_the_model_s_heads_copy_not_what_a_new_model_s_would(monkeypatch):
+    """A model that was written by another rule, as by an earlier version, has a second block that copies."""
+    monkeypatch.setattr(writing, "SETTLED", -1.0)  # goes on however well the text is known
+    monkeypatch.setattr(writing, "context_length", lambda *shape: 23)  # the same windows for both
+    tokens, models = random_text(), []
+    for reach in (64, 3):
+        torch.manual_seed(0)
+        model = CompactGPT(GPTConfig(**SHAPE | dict(n_layer=8)), list(range(50)))
+        set_copying_heads(model)
+        monkeypatch.setattr(writing, "needed_context", lambda tokens: 64)
+        assert writing.write(model, tokens, CPU, seed=7)
+        monkeypatch.setattr(writing, "needed_context", lambda tokens, reach=reach: reach)
+        assert writing.write(model, tokens, CPU, seed=8, again=True)
+        models.append(model)
+    assert len(later_offsets(8, 4, 64)) == 2 and len(later_offsets(8, 4, 3)) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
 
 
 def rank(number, port, queue):
