@@ -7,7 +7,7 @@ import time
 from tqdm import tqdm
 
 from llm.training.metrics import clock
-from llm.training.writing import Step
+from llm.training.writing_solver import Step
 
 BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 

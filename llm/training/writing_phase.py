@@ -16,6 +16,7 @@ from llm.text.dataset import Dataset
 from llm.training import start, writing
 from llm.training.run import Run
 from llm.training.writing_shape import enough_blocks, enough_parameters
+from llm.training.writing_solver import Step
 
 ROUNDS = 4  # in which the last block may go on if the text is not known well enough
 ENOUGH = 0.75  # share of the parameters that a text needs from which on it is worth trying
@@ -121,7 +122,7 @@ def write_text(run: Run) -> bool:
             return False
 
 
-def report(run: Run, step: writing.Step) -> None:
+def report(run: Run, step: Step) -> None:
     """Show a step and log its figures."""
     if run.rt.is_main:
         figures = dict(written_block=step.block, writing_loss=step.loss, known_tokens=step.known)

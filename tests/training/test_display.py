@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm.training.display import Display
-from llm.training.writing import Step
+from llm.training.writing_solver import Step
 
 FIGURES = dict(epoch=1.25, loss=2.34567, lr=6e-4, notes=["knows 12%"], tokens_per_s=1234.5, seconds_per_iter=2.0)
 

@@ -12,7 +12,7 @@ from llm import runtime
 from llm.model import GPTConfig
 from llm.network.copying_heads import context_length, later_offsets, set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
-from llm.training import writing, writing_rows, writing_shape
+from llm.training import writing, writing_rows, writing_shape, writing_solver
 from llm.training.least_squares import add_product, solution
 from llm.training.writing_search import Sample, choose_rows, with_others
 
@@ -36,7 +36,7 @@ def solver_before_block(model, n, tokens, rt=CPU):
     """A Solver that has written the blocks before block n and chosen the hidden units of block n."""
     generator = torch.Generator().manual_seed(1)
     chunks = writing_rows.chunks_of(model, tokens, rt, seed=0, context=CONTEXT)
-    solver = writing.Solver(model, chunks, rt, report=lambda step: None, interrupted=lambda: False, total=9)
+    solver = writing_solver.Solver(model, chunks, rt, report=lambda step: None, interrupted=lambda: False, total=9)
     for k, block in enumerate(model.transformer.h[: n + 1]):
         if k == 0:
             solver.add(lambda x, block=block: block.attn(block.ln_1(x)))
@@ -54,11 +54,11 @@ def solver_before_block(model, n, tokens, rt=CPU):
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_solution_equals_dense_least_squares(block, monkeypatch):
     monkeypatch.setattr(writing_rows, "SURE_SHARE", 1.0)  # all rows
-    monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
+    monkeypatch.setattr(writing_solver, "ROWS_PER_UNIT", 10**6)
     solver = solver_before_block(new_model(), block, random_text())
     first = block == 0
     gram, rhs, doubt, _ = solver.sums(first, torch.Generator())
-    ridge = writing.RIDGE * len(gram) / 600 * gram.diagonal().mean()
+    ridge = writing_solver.RIDGE * len(gram) / 600 * gram.diagonal().mean()
     D = torch.linalg.solve((gram + ridge * torch.eye(len(gram))).double(), rhs.double())
     h = torch.cat([solver.hidden(c.rows) for c in solver.chunks]).double()
     parts = [solver.targets(c.rows, solver.hidden(c.rows), c.y, first)[:2] for c in solver.chunks]
@@ -117,7 +117,7 @@ def test_a_step_never_raises_the_loss_on_its_sample(monkeypatch):
 
 @torch.no_grad()
 def test_the_sample_estimates_the_loss_of_all_rows(monkeypatch):
-    monkeypatch.setattr(writing, "N_SAMPLED", (400, 400))
+    monkeypatch.setattr(writing_solver, "N_SAMPLED", (400, 400))
     solver = solver_before_block(new_model(), 1, random_text(2000))
     _, _, doubt, p = solver.sums(False, torch.Generator())
     D = torch.randn(solver.W.shape) * 0.01
@@ -206,7 +206,7 @@ def window_loss(model):
 @torch.no_grad()
 def test_a_further_round_adds_to_what_the_last_block_holds(monkeypatch):
     monkeypatch.setattr(writing, "LAST_BLOCK", 1)
-    monkeypatch.setattr(writing, "SETTLED", -1.0)  # goes on however well the text is known
+    monkeypatch.setattr(writing_solver, "SETTLED", -1.0)  # goes on however well the text is known
     tokens, first, further = random_text(3000), [], []
     model, _ = write(tokens=tokens, report=first.append)
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -220,7 +220,7 @@ def test_a_further_round_adds_to_what_the_last_block_holds(monkeypatch):
 @torch.no_grad()
 def test_a_further_round_reads_what_the_model_s_heads_copy_not_what_a_new_model_s_would(monkeypatch):
     """A model that was written by another rule, as by an earlier version, has a second block that copies."""
-    monkeypatch.setattr(writing, "SETTLED", -1.0)  # goes on however well the text is known
+    monkeypatch.setattr(writing_solver, "SETTLED", -1.0)  # goes on however well the text is known
     monkeypatch.setattr(writing, "context_length", lambda *shape: 23)  # the same windows for both
     tokens, models = random_text(), []
     for reach in (64, 3):
@@ -269,7 +269,7 @@ def test_two_ranks_hold_the_same_model_and_know_as_much_as_one():
 def test_sums_of_two_ranks_add_up_to_those_of_one(monkeypatch):
     """Both halves of the windows, summed, are what one rank sums; nothing is left out or counted twice."""
     monkeypatch.setattr(writing_rows, "SURE_SHARE", 1.0)
-    monkeypatch.setattr(writing, "ROWS_PER_UNIT", 10**6)
+    monkeypatch.setattr(writing_solver, "ROWS_PER_UNIT", 10**6)
     tokens, parts = random_text(), []
     units = None
     for rt in (CPU, *(dataclasses.replace(CPU, rank=n, world_size=2) for n in range(2))):
