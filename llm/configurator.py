@@ -158,7 +158,9 @@ def run_config(path: str, values: dict[str, Any], settings: dict[str, Setting]) 
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+        source = "\0"
+    if "\0" in source:  # for Python itself a ValueError or a SyntaxError, depending on its version
+        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8")
     try:
         tree = ast.parse(source, full)
         exec(compile(tree, full, "exec", dont_inherit=True), namespace)

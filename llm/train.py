@@ -10,6 +10,7 @@ Every setting can stand in a config file (plain Python) or on the command line; 
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import sys
@@ -294,7 +295,11 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     block_size = model.config.block_size
     order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
     batches = Batches(data.train, block_size, cfg.batch_size, **order)
-    optimizers, scaler = optimizers_of(cfg, model, rt, begin)
+    make_optimizers = functools.partial(optimizers_of, cfg, model, rt, begin)
+    written_first = progress.n_written is not None and progress.iter_num == 0
+    scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
+    if progress.scaler:
+        checkpoint.restore_scaler(scaler, progress.scaler, begin.path)
     measurable = not recall.recall_obstacle(block_size, n_tokens)
     allowed = allowed_ids(begin.corpus_ids, data.tokenizer.vocab_size)
     schedule = schedule_of(cfg)
@@ -329,7 +334,8 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
         keep_best=data.val is not None and not cfg.always_save_checkpoint,
         model=model,
         step_model=None,
-        optimizers=optimizers,
+        make_optimizers=make_optimizers,
+        optimizers=[] if written_first else make_optimizers(),
         scaler=scaler,
         batches=batches,
         progress=progress,
@@ -338,10 +344,8 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     )
 
 
-def optimizers_of(
-    cfg: Settings, model: GPT, rt: Runtime, begin: start.Start
-) -> tuple[list[torch.optim.Optimizer], torch.amp.GradScaler]:
-    """The optimizers and float16's gradient scaler, in the state that a checkpoint has them."""
+def optimizers_of(cfg: Settings, model: GPT, rt: Runtime, begin: start.Start) -> list[torch.optim.Optimizer]:
+    """The optimizers, in the state that a checkpoint has them if it was saved after an update."""
     optimizers = make_optimizers(
         model,
         optimizer=cfg.optimizer,
@@ -351,12 +355,9 @@ def optimizers_of(
         betas=(cfg.beta1, cfg.beta2),
         dtype=rt.dtype,
     )
-    if begin.checkpoint:
+    if begin.checkpoint and begin.progress.iter_num:
         checkpoint.restore_optimizers(optimizers, begin.checkpoint, begin.path)
-    scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
-    if begin.progress.scaler:
-        checkpoint.restore_scaler(scaler, begin.progress.scaler, begin.path)
-    return optimizers, scaler
+    return optimizers
 
 
 def schedule_of(cfg: Settings) -> Schedule:

@@ -287,7 +287,7 @@ def test_a_suggestion_is_quoted_for_the_shell():
         ("import math as seed", "a.py line 1: seed = <module 'math'"),
         ("seed = 1\nseed =", "a.py line 2: SyntaxError: invalid syntax"),
         ("\n  seed = 1", "a.py line 2: IndentationError: unexpected indent"),
-        ("seed = 1\n\x00", "a.py: SyntaxError: source code string cannot contain null bytes"),
+        ("seed = 1\n\x00", "a.py: not UTF-8 text; save it as UTF-8"),
         ("\n\nseed = 1 / 0", "a.py line 3: ZeroDivisionError: division by zero"),
         ("def f():\n    return x\nseed = f()", "a.py line 2: NameError: name 'x' is not defined"),
         ("import json\njson.loads('')", "a.py line 2: json.decoder.JSONDecodeError: Expecting value: line 1 column 1"),

@@ -56,7 +56,7 @@ def save_subject(subject: Subject, folder: Path) -> None:
     """Write a checkpoint as train.py does, for GPT-2's tokens."""
     content = checkpoint.pack(
         model=subject.model,
-        optimizers=[torch.optim.AdamW(subject.model.parameters())],
+        optimizers=[],
         progress=Progress(),
         config={"dataset": "none"},
         tokenizer_description=GPT2_DESCRIPTION,

@@ -80,12 +80,15 @@ def pack(
     tokenizer_description: dict,
     corpus_ids: list[int] | None,
 ) -> dict:
-    """The content of a checkpoint. Its tensors are those of the model and the optimizers themselves, not copies."""
+    """The content of a checkpoint. Its tensors are those of the model and the optimizers themselves, not copies.
+
+    optimizers: AdamW first; empty before the first update of a text that is written in closed form.
+    """
     model_args = dataclasses.asdict(model.config)
     return {
         "gelu": model_args.pop("gelu"),  # nanoGPT accepts no other model_args than its own
         "model": adapters(model.state_dict()) or model.state_dict(),
-        "optimizer": optimizers[0].state_dict(),  # AdamW's, as in nanoGPT
+        "optimizer": optimizers[0].state_dict() if optimizers else {},  # AdamW's, as in nanoGPT
         "optimizers": [o.state_dict() for o in optimizers[1:]],
         "model_args": model_args,
         "iter_num": progress.iter_num,

@@ -116,13 +116,15 @@ def open_outputs(run: Run, stack: contextlib.ExitStack, *, wandb: dict | None, t
 
 
 def prepare_updates(run: Run) -> None:
-    """Compile the model, and make it exchange gradients with other ranks, once: writing a text needs neither.
+    """Make the optimizers, compile the model, and make it exchange gradients with other ranks, once.
 
-    On a GPU, importing the compiler and compiling take longer than writing a novel.
+    Writing a text needs none of these. The first optimizer makes torch import its compiler, which takes a second or
+    two; on a GPU, that and compiling take longer than writing a novel.
     """
     if run.step_model is not None:
         return
     rt, run.step_model = run.rt, run.model
+    run.optimizers = run.optimizers or run.make_optimizers()
     if rt.compile:
         x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
         mode = compile_mode(run.model, x.numel(), rt)

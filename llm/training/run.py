@@ -1,6 +1,7 @@
 """All that a training works on, in one record, and the few operations that need most of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Run:
 
     model: GPT  # the plain module, which is saved and measured
     step_model: torch.nn.Module | None  # the same for updates: compiled, or data-parallel; None = not yet needed
-    optimizers: list[torch.optim.Optimizer]
+    make_optimizers: Callable[[], list[torch.optim.Optimizer]]
+    optimizers: list[torch.optim.Optimizer]  # empty = not yet needed
     scaler: torch.amp.GradScaler
     batches: Batches
     progress: Progress
