@@ -296,7 +296,6 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
     batches = Batches(data.train, block_size, cfg.batch_size, **order)
     make_optimizers = functools.partial(optimizers_of, cfg, model, rt, begin)
-    written_first = progress.n_written is not None and progress.iter_num == 0
     scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
     if progress.scaler:
         checkpoint.restore_scaler(scaler, progress.scaler, begin.path)
@@ -335,7 +334,7 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
         model=model,
         step_model=None,
         make_optimizers=make_optimizers,
-        optimizers=[] if written_first else make_optimizers(),
+        optimizers=[] if progress.n_written is not None and not progress.iter_num else make_optimizers(),
         scaler=scaler,
         batches=batches,
         progress=progress,

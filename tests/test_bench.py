@@ -61,6 +61,7 @@ def test_writing_is_shown_beside_an_epoch_of_gradient_descent(monkeypatch, capsy
     assert known > 99 and seconds == tflop == 6 and epoch == 6 * 1024 / (2 * 64) and ratio == epoch * steps / 6
 
 
+@pytest.mark.slow
 def test_training_is_shown_beside_hugging_face_with_the_ratio(monkeypatch, capsys, stopped_clock):
     pytest.importorskip("transformers")
     monkeypatch.setattr(bench, "trainings", lambda: {"tiny": dataclasses.replace(TINY, n_layer=3, block_size=32)})

@@ -6,13 +6,14 @@ import io
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import PACKAGE, STORY, hugging_face_gpt2
 
-from llm import sample, train
+from llm import installation, sample, train
 from llm.configurator import load_settings
 from llm.text import dataset
 
@@ -78,19 +79,23 @@ def all_commands() -> list[list[str]]:
 
 @pytest.fixture
 def run_here(package, monkeypatch, capsys):
-    """run_here(words) runs a script of the package's copy in this process, which has torch already; returns stdout."""
-    monkeypatch.chdir(package)
+    """run_here(words, cwd=...) runs a script of the package's copy in this process, which has torch already.
+
+    Returns what a finished process would be.
+    """
+    monkeypatch.setattr(installation, "PACKAGE", package)
     monkeypatch.setattr(dataset, "DATA", package / "data")
     monkeypatch.setattr(sys, "path", [*sys.path])
 
-    def run_here(words: list[str]) -> str:
+    def run_here(words: list[str], cwd: Path = package) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", words)
         monkeypatch.setattr(sys, "stdin", io.StringIO())
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(words[0], run_name="__main__")
         printed = capsys.readouterr()
         assert ended.value.code == 0, f"{words}\n{printed.err}"
-        return printed.out
+        return subprocess.CompletedProcess(words, 0, printed.out, printed.err)
 
     return run_here
 
@@ -101,18 +106,18 @@ def test_the_readme_names_the_commands_that_must_always_work():
 
 
 def test_every_command_of_the_documents_works_as_typed(run, run_here, package):
-    """The commands that must always work run as processes of their own, as does torchrun; the others in this one."""
+    """The commands that must always work run as processes of their own, the others in this one."""
     for module in ("matplotlib", "safetensors", "gguf"):
         pytest.importorskip(module)
     for name, text in BOOKS.items():
         (package / name).write_text(text, encoding="utf-8")
     hugging_face_gpt2(vocab_size=50257, n_embd=8, n_positions=100).save_pretrained(package / "small-gpt2")
     for words in all_commands():
-        if words[0] == "serve.py":
-            continue  # until Ctrl-C: see test_serve.py
+        if words[0] == "serve.py" or words[0] == "-m":
+            continue  # the former run until Ctrl-C (see test_serve.py), the latter in processes of their own
         cheap = next((CHEAP[word] for word in CHEAP if word in words), [])
-        in_process = " ".join(words) not in CONTRACT and "-m" not in words
-        printed = run_here([*words, *cheap]) if in_process else run(*words, *cheap).stdout
+        in_process = " ".join(words) not in CONTRACT
+        printed = (run_here([*words, *cheap]) if in_process else run(*words, *cheap)).stdout
         if words[0] == "recall.py":
             assert re.fullmatch(r"recall@50/50: 0\.\d{4} \(\d+/\d+ windows\)", printed.splitlines()[-1])
         if words[0] == "probe.py":
@@ -122,16 +127,25 @@ def test_every_command_of_the_documents_works_as_typed(run, run_here, package):
             assert printed.startswith(start)
 
 
-def test_the_commands_work_from_the_root_too(run, package):
+@pytest.mark.slow
+def test_the_modules_of_the_documents_work_as_typed(run):
+    """torchrun's commands, above all."""
+    run("data/tale/prepare.py")
+    for words in all_commands():
+        if words[0] == "-m":
+            run(*words, *next((CHEAP[word] for word in CHEAP if word in words), []))
+
+
+def test_the_commands_work_from_the_root_too(run_here, package):
     root = package.parent
     (package / "data/prince/input.txt").write_text(STORY[:4000], encoding="utf-8")
-    printed = run("llm/data/prince/prepare.py", cwd=root).stdout
+    printed = run_here(["llm/data/prince/prepare.py"], root).stdout
     assert "next: python llm/train.py config/train_prince.py" in printed
-    printed = run("llm/train.py", "config/train_prince.py", *TINY, cwd=root).stdout
+    printed = run_here(["llm/train.py", "config/train_prince.py", *TINY], root).stdout
     assert "python llm/sample.py --out_dir=out-prince" in printed
     assert (root / "out-prince" / "ckpt.pt").exists()
-    run("llm/sample.py", "--out_dir=out-prince", "--max_new_tokens=3", cwd=root)
-    run("llm/recall.py", "--out_dir=out-prince", cwd=root)
+    run_here(["llm/sample.py", "--out_dir=out-prince", "--max_new_tokens=3"], root)
+    run_here(["llm/recall.py", "--out_dir=out-prince"], root)
 
 
 # --- what the documents name ---
@@ -289,15 +303,15 @@ def test_nanogpts_config_files_parse(name, tmp_path):
     assert settings.init_from.startswith("gpt2") == ("init_from" in NANOGPT[name])
 
 
-def test_nanogpts_character_config_runs(run, package, tmp_path):
+def test_nanogpts_character_config_runs(run_here, package, tmp_path):
     (package / "data/shakespeare_char/input.txt").write_text(STORY, encoding="utf-8")
-    run("data/shakespeare_char/prepare.py")
+    run_here(["data/shakespeare_char/prepare.py"])
     (tmp_path / "char.py").write_text(NANOGPT["train_shakespeare_char"])
     tiny = ["--max_iters=2", "--n_layer=1", "--n_embd=12", "--batch_size=2", "--eval_iters=2"]
-    printed = run(package / "train.py", "char.py", *tiny, cwd=tmp_path).stderr
+    printed = run_here([str(package / "train.py"), "char.py", *tiny], tmp_path).stderr
     assert re.search(r"evaluated: step 0, .*val loss .* bits per character", printed)
     assert {p.name for p in (tmp_path / "out-shakespeare-char").glob("*.pt")} >= {"ckpt_init.pt", "ckpt_last.pt"}
-    assert run(package / "sample.py", "--out_dir=out-shakespeare-char", "--start=The", cwd=tmp_path).stdout
+    assert run_here([str(package / "sample.py"), "--out_dir=out-shakespeare-char", "--start=The"], tmp_path).stdout
 
 
 # --- mistakes and help ---

@@ -252,6 +252,7 @@ def test_the_model_card_states_the_recall_of_this_checkpoint(learned, monkeypatc
     assert "after the 50 before): not measured" in (learned / "unmeasured" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_gguf_file_holds_the_weights_and_the_tokenizer(learned, monkeypatch):
     gguf_py = pytest.importorskip("gguf")
     monkeypatch.chdir(learned)

@@ -235,6 +235,7 @@ def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_unlocks_it(s
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_after_ctrl_c(start, tmp_path):
     """The terminal sends Ctrl-C to torchrun and its processes, then torchrun sends SIGTERM. (chaos.py kills one.)"""
     training = start(ranks=2, out_dir="halves", optimizer="muon", max_iters=100_000)

@@ -23,6 +23,8 @@ from llm.training import optim
 from llm.training.metrics import read_metrics
 from tests.conftest import STORY, TINY, losses, timeless
 
+pytestmark = pytest.mark.slow  # processes that train
+
 CPU = torch.device("cpu")
 BASE = dict(optimizer="muon", gradient_accumulation_steps=4, dropout=0.2, n_embd=36, bias=True, eval_interval=3)
 BASE |= dict(max_iters=6, lr_decay_iters=6, grad_clip=0.5, batch_size=2, eval_iters=5)
@@ -236,7 +238,6 @@ def test_muon_without_shards_is_as_it_was(tiny_model):
     assert optim.n_parts(36, 12) == 3 and optim.n_parts(48, 12) == 1
 
 
-@pytest.mark.slow
 def test_four_processes_equal_one_also_if_some_hold_no_rows_of_a_weight(tmp_path, monkeypatch):
     """Layer norms of 6 numbers over 4 processes: 2, 2, 2, 0."""
     prepare(tmp_path)

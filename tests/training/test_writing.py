@@ -248,6 +248,7 @@ def rank(number, port, queue):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_hold_the_same_model_and_know_as_much_as_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
