@@ -78,6 +78,7 @@ def test_training_is_shown_beside_hugging_face_with_the_ratio(monkeypatch, capsy
     assert ratio == pytest.approx(theirs / ours, abs=0.1)
 
 
+@pytest.mark.slow
 def test_another_process_is_timed_with_the_arguments_of_each_call():
     with bench.peer(make_sleeper, CPU, 0.01) as seconds:
         assert seconds(1) >= 0.01 and seconds(3) >= 0.03
@@ -149,6 +150,7 @@ BESIDE = ["Hugging Face, float32, KV cache"] * 2 + [
 ]
 
 
+@pytest.mark.slow
 def test_a_learned_model_is_timed_with_and_without_drafts(sampling_report, monkeypatch, prepare, tiny_model, tmp_path):
     monkeypatch.chdir(tmp_path)
     story, model = prepare("story", STORY[:3000]), tiny_model(vocab_size=50304)

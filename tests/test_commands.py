@@ -105,8 +105,17 @@ def test_the_readme_names_the_commands_that_must_always_work():
     assert [command for command in typed if command in CONTRACT] == CONTRACT
 
 
-def test_every_command_of_the_documents_works_as_typed(run, run_here, package):
-    """The commands that must always work run as processes of their own, the others in this one."""
+@pytest.mark.slow
+def test_the_commands_that_must_always_work_do(run, package):
+    """As processes of their own."""
+    (package / "data/prince/input.txt").write_text(STORY[:4000], encoding="utf-8")
+    for words in commands_in(README):
+        if " ".join(words) in CONTRACT:
+            run(*words, *next((CHEAP[word] for word in CHEAP if word in words), []))
+
+
+def test_every_command_of_the_documents_works_as_typed(run_here, package):
+    """In this process."""
     for module in ("matplotlib", "safetensors", "gguf"):
         pytest.importorskip(module)
     for name, text in BOOKS.items():
@@ -116,8 +125,7 @@ def test_every_command_of_the_documents_works_as_typed(run, run_here, package):
         if words[0] == "serve.py" or words[0] == "-m":
             continue  # the former run until Ctrl-C (see test_serve.py), the latter in processes of their own
         cheap = next((CHEAP[word] for word in CHEAP if word in words), [])
-        in_process = " ".join(words) not in CONTRACT
-        printed = (run_here([*words, *cheap]) if in_process else run(*words, *cheap)).stdout
+        printed = run_here([*words, *cheap]).stdout
         if words[0] == "recall.py":
             assert re.fullmatch(r"recall@50/50: 0\.\d{4} \(\d+/\d+ windows\)", printed.splitlines()[-1])
         if words[0] == "probe.py":

@@ -83,6 +83,7 @@ def test_imported_elsewhere_the_package_leaves_pythons_own_error(package):
     assert finished.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
 
 
+@pytest.mark.slow
 def test_a_script_imports_its_own_package_even_if_another_tool_named_llm_is_installed(package, tmp_path):
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "__init__.py").write_text("raise SystemExit('the other llm')")
@@ -133,6 +134,7 @@ def test_openmp_threads_spin_briefly_unless_the_user_says_otherwise(users, value
     assert run_python("-c", SHOW, PYTHONPATH=str(ROOT), **users).stdout == f"{value}\n"
 
 
+@pytest.mark.slow
 def test_openmp_reads_the_limit_when_train_py_loads_torch():
     """A setting that is made after torch is loaded shows in os.environ, too, and has no effect."""
     finished = run_python(PACKAGE / "train.py", "--help", OMP_DISPLAY_ENV="VERBOSE")
@@ -212,6 +214,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_runs_and_no_data_of_the_developers(site):
     wanted = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
     wanted |= {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "serving" / "page").iterdir()}
@@ -248,6 +251,7 @@ def test_byheart_learns_and_samples_below_the_current_folder(byheart_runs, site,
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_names_the_subcommand_and_what_to_type(byheart_runs, words, line):
     finished = byheart_runs(*words, status=1)
     assert (finished.stderr, finished.stdout) == (line + "\n", "")
@@ -260,6 +264,7 @@ def test_installed_commands_are_subcommands(monkeypatch):
     assert installation.command("data/prince/prepare.py") == "python -m llm.data.prince.prepare"
 
 
+@pytest.mark.slow
 def test_installed_an_extra_is_named_by_its_packages(site):
     code = "from llm.configurator import install_command; print(install_command('serve'))"
     typed = run_python("-c", code, PYTHONPATH=str(site)).stdout

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llm.configurator import PACKAGE
 
 MAX_MODULE_LINES = 320
@@ -16,6 +18,7 @@ MAX_FUNCTION_LINES = 62
 IMPORTS = "torch, torch.optim, torch._dynamo, torch.distributed.run, numpy, tiktoken, requests"
 
 
+@pytest.mark.slow
 def test_no_dependency_imports_a_name_of_ours():
     probe = (
         f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); import {IMPORTS}\n"

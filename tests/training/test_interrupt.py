@@ -131,6 +131,7 @@ def test_sighup_saves(start, tmp_path):
     assert saved_step(tmp_path / "out") >= 8
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_under_nohup_sighup_is_ignored(start, tmp_path):
     training = start(out_dir="out", nohup=True, **ENDLESS)
     training.wait_for("^step 7/")
@@ -301,6 +302,7 @@ def test_in_a_terminal_the_bar_fits_and_ctrl_c_is_answered_on_a_line_of_its_own(
     assert re.search(r"[\r\n]Ctrl-C after [\d,]+ updates in [\d:]+, saved in out; to go on: .*\r\n$", text)
 
 
+@pytest.mark.slow
 def test_closing_the_terminal_saves(popen, command, tmp_path):
     """Writing to a terminal that is gone fails. The system sends SIGHUP, and the shell, which ends, sends another."""
     terminal = Terminal(popen, command(out_dir="out", **ENDLESS))
