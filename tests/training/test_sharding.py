@@ -81,12 +81,14 @@ def prepare(folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder with the output of RUNS, and of some that are resumed: "halves" and "half-of-one"."""
+    """The folder with the output of RUNS, of "one" process, and of two that are resumed: "halves", "half-of-one"."""
     folder = tmp_path_factory.mktemp("sharded")
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(dataset, "DATA", folder / "data")
+        torch.set_num_threads(1)
+        train.train(settings("one"))
         train.train(settings("half-of-one", max_iters=3))
     resumed = [settings(name, shard=True, init_from="resume") for name in ("halves", "half-of-one")]
     make_runs(folder, [*(settings(name, **changes) for name, changes in RUNS.items()), *resumed])
@@ -114,7 +116,6 @@ def tensors(part):
 
 
 def test_losses_are_those_of_data_parallel_training_and_of_one_process(here):
-    train.train(settings("one"))
     one, ddp, fsdp, recomputed = (read_metrics(name) for name in ("one", "ddp", "fsdp", "recomputed"))
     assert len(losses(one)) == 6
     for name in ("loss", "val_loss", "grad_norm"):
