@@ -18,6 +18,9 @@ REQUIRED = ("torch", "numpy", "tiktoken", "requests", "tqdm", "charset_normalize
 # OpenMP reads it once, when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# oneDNN, which multiplies torch's bfloat16 matrices on CPUs, keeps the code that it makes for each shape: about 0.8 MB
+# each, of 1,024 shapes. Writing a text has more shapes than that, because in each step other rows are still in doubt.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def install_command(root: Path) -> str:

@@ -121,9 +121,9 @@ def test_all_dependencies_of_pyproject_are_checked():
     assert list(llm.REQUIRED) == [name.replace("-", "_") for name in names]  # modules, which pip understands, too
 
 
-# --- OpenMP ---
+# --- OpenMP, oneDNN ---
 
-SHOW = "import os, llm; print(os.environ.get('GOMP_SPINCOUNT'))"
+SHOW = "import os, sys, llm; print(os.environ.get(sys.argv[1]))"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,13 @@ SHOW = "import os, llm; print(os.environ.get('GOMP_SPINCOUNT'))"
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
 )
 def test_openmp_threads_spin_briefly_unless_the_user_says_otherwise(users, value):
-    assert run_python("-c", SHOW, PYTHONPATH=str(ROOT), **users).stdout == f"{value}\n"
+    assert run_python("-c", SHOW, "GOMP_SPINCOUNT", PYTHONPATH=str(ROOT), **users).stdout == f"{value}\n"
+
+
+@pytest.mark.parametrize("users, value", [({}, "128"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7")])
+def test_onednn_keeps_code_for_few_shapes_unless_the_user_says_otherwise(users, value):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    assert run_python("-c", SHOW, name, PYTHONPATH=str(ROOT), **users).stdout == f"{value}\n"
 
 
 @pytest.mark.slow
