@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from llm.configurator import command
 from llm.reading.cite import BookIndex, split_words
 from llm.reading.contents import Contents, readable
 from llm.reading.load import LoadedModel
@@ -16,6 +17,12 @@ from llm.storage.pretrained import weights_sha256
 
 MAX_TEXT = 100_000  # characters of the book in one answer
 MAX_CHAPTERS = 2_000  # in the contents
+
+
+def serve_command(out_dir: Path | None) -> str:
+    """What to type to serve a folder; "" if it is not in the current one, whose path is not for strangers."""
+    here = out_dir is not None and out_dir.resolve().parent == Path.cwd()
+    return command("serve.py", f"--out_dir={out_dir.resolve().name}") if here else ""
 
 
 def without_book(name: str, titles: list[str]) -> dict:

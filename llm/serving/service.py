@@ -16,7 +16,7 @@ from llm.reading.shelf import ShelvedBook, encode_in_book
 from llm.serving.completions import Answer
 from llm.serving.engine import Engine, QueueFull
 from llm.serving.parameters import CompletionRequest, Refused, parse_chat, parse_completion
-from llm.serving.room import Room, compare, without_book
+from llm.serving.room import Room, compare, serve_command, without_book
 from llm.serving.watching import training_progress
 
 MAX_CITE_CHARACTERS = 32  # for each token that a prompt and its continuation may have
@@ -110,6 +110,7 @@ class Service:
     def overview(self) -> dict:
         """The book's title and contents, and what can be asked about it; without the book, `reason` says why."""
         here = {"watching": False, "before": self.before is not None, "reason": self.model.missing_book}
+        here |= {"command": serve_command(self.out_dir)}
         titles = [book.title for book in self.model.books]
         return (self.room.overview if self.room else without_book(self.name, titles)) | here
 

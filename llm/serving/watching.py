@@ -16,7 +16,7 @@ from llm.reading.load import find_book
 from llm.reading.recall import figures_path
 from llm.reading.windows import windows_path
 from llm.serving.parameters import Refused
-from llm.serving.room import Room
+from llm.serving.room import Room, serve_command
 from llm.storage import checkpoint
 from llm.text.dataset import Dataset
 from llm.training.metrics import METRICS, read_metrics
@@ -127,7 +127,8 @@ class Watcher:
         self.read_at = 0.0  # time of the file that was read last
 
     def overview(self) -> dict:
-        return self.room.overview | {"watching": True, "before": False, "reason": ""}
+        here = {"watching": True, "before": False, "reason": "", "command": serve_command(self.out_dir)}
+        return self.room.overview | here
 
     async def windows(self, room: Room) -> dict:
         """The map, read again if a file has changed: the per-window file, or what training wrote after it."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from llm.reading.recall import PREFIX, split_starts, window_spans
 from llm.runtime import Runtime
 from llm.serving.access import Access
 from llm.serving.parameters import Refused
-from llm.serving.room import MAX_TEXT, Room
+from llm.serving.room import MAX_TEXT, Room, serve_command
 from llm.serving.service import Before, Service
 from llm.serving.windows import UNKNOWN, WindowLevels, level_of
 
@@ -146,6 +147,13 @@ def test_without_its_book_a_model_has_no_room(model):
         "words": 2,
     }
     service.close()
+
+
+def test_a_folder_elsewhere_is_not_named_to_strangers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert serve_command(Path("out")).endswith("serve.py --out_dir=out")
+    assert serve_command(tmp_path / "out").endswith("serve.py --out_dir=out")
+    assert [serve_command(folder) for folder in (Path("a/out"), Path("../out"), Path("/srv/out"), None)] == [""] * 4
 
 
 def test_the_model_before_it_learned_is_loaded_once(model):

@@ -9,7 +9,6 @@ const number = new Intl.NumberFormat("en");
 
 function showBook(answer) {
   book = answer;
-  modelName = answer.name;
   $("title").textContent = answer.title;
   document.title = answer.title + " · Read it back";
   describeBook();

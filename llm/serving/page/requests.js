@@ -3,7 +3,6 @@
 
 const $ = (id) => document.getElementById(id);
 const WAITS = [1, 2, 4, 8, 15];  // seconds before another try
-let modelName = "";  // for the commands in messages
 
 class Problem extends Error {}
 
@@ -27,8 +26,8 @@ function complain(error) {
 }
 
 function serverHasEnded() {
-  const folder = modelName ? " --out_dir=" + modelName : "";
-  return new Problem(`The server has ended. Start it again with: python serve.py${folder}`);
+  const again = book?.command ? `with: ${book.command}` : "as it was started before.";
+  return new Problem(`The server has ended. Start it again ${again}`);
 }
 
 // the message for an answer with an error

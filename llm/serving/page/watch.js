@@ -23,7 +23,7 @@ function describeProgress(answer) {
   const words = [];
   if (answer.state === "ended") {
     words.push(`Training has ended, after ${clock(answer.seconds)}.`);
-    if (book.watching) words.push(`To let it recite, type: python serve.py --out_dir=${book.name}`);
+    if (book.watching) words.push(`To let it recite, type: ${book.command || "serve.py with the folder of this training"}`);
   } else {
     words.push(`Learning for ${clock(answer.seconds)}: ${answer.doing}.`);
     if (answer.left !== null) words.push(`About ${clock(answer.left)} left.`);
