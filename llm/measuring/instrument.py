@@ -24,9 +24,10 @@ from llm.measuring.near_verbatim import measure_generation
 from llm.measuring.sections import section_figures
 from llm.measuring.state import measure
 from llm.measuring.texts import Text, Windows, exact_windows, offset_windows, token_windows
-from llm.runtime import Runtime
+from llm.runtime import Runtime, notice
 
 CHARACTERS = 10  # between two windows of extraction coverage (Cooper et al. 2025)
+RECITED = 0.1  # share of the windows of a control from which on the model must have learned it: guessing has none
 PACKAGES = ("llm-by-heart", "torch", "numpy", "transformers", "tokenizers")
 
 
@@ -72,7 +73,7 @@ def run(
         what="windows",
     )
     log_p = measures.column(rows, "log_p")
-    control_log_p = measure_controls(model, controls, plan, folder, rt)
+    controls, control_log_p = measure_controls(model, controls, plan, folder, rt)
     ladders, covered = measure_coverage(model, text, windows, log_p, plan, folder, rt)
     near = None
     if plan.generate != 0 and rt.is_main:
@@ -121,17 +122,25 @@ def header_of(model: Model, text: Text, plan: Plan, stride: int, unit: str = "to
     return measured | {"prefix": plan.prefix, "suffix": plan.suffix, "stride": stride, "unit": unit}
 
 
-def measure_controls(model: Model, controls: Sequence[Text], plan: Plan, folder: Folder, rt: Runtime) -> np.ndarray:
-    """log p_z of all windows of the controls."""
-    found = [np.empty(0)]
+def measure_controls(
+    model: Model, controls: Sequence[Text], plan: Plan, folder: Folder, rt: Runtime
+) -> tuple[list[Text], np.ndarray]:
+    """(the controls that are some, log p_z of all their windows): one that the model recites has been learned."""
+    unseen, found = [], [np.empty(0)]
     for number, control in enumerate(controls, 1):
         options = dict(
             path=folder.file(f"control_{number}", "jsonl"),
             header=header_of(model, control, plan, plan.stride),
             what=f"control {number}",
         )
-        found.append(measures.column(measure(model, cut(control, plan), rt=rt, **options), "log_p"))
-    return np.concatenate(found)
+        rows = measure(model, cut(control, plan), rt=rt, **options)
+        recited = sum(row["greedy"] for row in rows)
+        if recited >= RECITED * len(rows):
+            notice(f"{control.name} is no control: {recited:,} of its {len(rows):,} windows are recited")
+            continue
+        unseen.append(control)
+        found.append(measures.column(rows, "log_p"))
+    return unseen, np.concatenate(found)
 
 
 def measure_coverage(

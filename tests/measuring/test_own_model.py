@@ -289,6 +289,18 @@ def test_controls_tell_knowing_from_guessing(half, tmp_path):
     assert (tmp_path / "control_12.jsonl").exists()
 
 
+def test_a_control_that_is_recited_is_none(half, half_learned, tmp_path, capsys):
+    """Such as the bundled tale, for a model that was fine-tuned on it and is measured on another book."""
+    own, text = half
+    _, ids = half_learned
+    learned = Text.encoded("learned", own.decode(ids[:400]), own.encode)
+    unseen = Text.encoded("unseen", own.decode(np.random.default_rng(5).integers(40, size=300).tolist()), own.encode)
+    figures, _, _ = instrument.run(own, text, [learned, unseen], PLAN, Folder(tmp_path), ALONE)
+    assert [control["name"] for control in figures["controls"]] == ["unseen"]
+    assert figures["calibration"]["control_windows"] == 5
+    assert "learned is no control: " in capsys.readouterr().err
+
+
 def test_a_generation_is_compared_with_the_text(half, tmp_path):
     own, text = half
     spaced = dataclasses.replace(text, name="spaced")
