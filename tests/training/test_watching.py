@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -122,7 +121,7 @@ def test_the_page_of_a_training_is_served_while_it_runs_and_ends_with_it(package
         assert answer["state"] == "learning" and answer["watching"]
         assert get_when_there(f"{address}/book")["watching"]
     finally:
-        training.send_signal(signal.SIGINT)
+        training.terminate()
         training.communicate()
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{address}/watch")
