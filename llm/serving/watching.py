@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from llm.configurator import UserError, command
+from llm.configurator import UserError
 from llm.files import read_regular
 from llm.reading.contents import Contents
 from llm.reading.load import find_book
@@ -155,7 +155,7 @@ class Watcher:
 
     def parse(self, body, *, chat: bool = False):
         """Refused: there is no model."""
-        hint = command("serve.py", f"--out_dir={self.out_dir}")
+        hint = serve_command(self.out_dir) or "serve.py with the folder of this training"
         raise Refused(409, f"this page watches a training and cannot recite; once it has ended, type: {hint}")
 
     async def cite(self, text: str, first: int = 0) -> dict:
