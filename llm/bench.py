@@ -38,7 +38,6 @@ from llm.reading import samplers
 from llm.reading.reader import MAX_BATCH
 from llm.reading.samplers import BOOK_TOKENS, Subject
 from llm.runtime import Runtime
-from llm.storage.progress import Progress
 from llm.training import compiling, start, writing
 
 TABLE_ROWS = 50304  # of the full token table
@@ -157,7 +156,7 @@ def flops_per_token(n_layer: int, n_embd: int, block_size: int, rows: int) -> in
 def our_update(training: train.Settings, rt: Runtime, mode: str = "default", n_ids: int = BOOK_TOKENS) -> tuple:
     """(one update as train.py makes it on a text of n_ids different tokens; its optimizers). mode: of torch.compile."""
     model = CompactGPT(shape_of(training), list(range(n_ids))).to(rt.device)
-    optimizers = train.optimizers_of(training, model, rt, start.Start(model, Progress(), None))
+    optimizers = train.optimizers_of(training, model, rt)
     position_weights = start.position_weights(training.block_size, training.opening_weight, rt.device)
     x = torch.randint(BOOK_TOKENS, (training.batch_size, training.block_size), device=rt.device)
     step_model = compiling.compiled_or_eager(model, x, position_weights, rt, mode) if rt.compile else model

@@ -295,7 +295,10 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     block_size = model.config.block_size
     order = dict(seed=cfg.seed, progress=progress, replay=cfg.replay, rank=rt.rank, world_size=rt.world_size)
     batches = Batches(data.train, block_size, cfg.batch_size, **order)
-    make_optimizers = functools.partial(optimizers_of, cfg, model, rt, begin)
+    new_optimizers = functools.partial(optimizers_of, cfg, model, rt)
+    optimizers = [] if progress.n_written is not None and not progress.iter_num else new_optimizers()
+    if begin.checkpoint and progress.iter_num:  # before the first update they have no state
+        checkpoint.restore_optimizers(optimizers, begin.checkpoint, begin.path)
     scaler = torch.amp.GradScaler(rt.device.type, enabled=rt.dtype == torch.float16)
     if progress.scaler:
         checkpoint.restore_scaler(scaler, progress.scaler, begin.path)
@@ -333,8 +336,8 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
         keep_best=data.val is not None and not cfg.always_save_checkpoint,
         model=model,
         step_model=None,
-        make_optimizers=make_optimizers,
-        optimizers=[] if progress.n_written is not None and not progress.iter_num else make_optimizers(),
+        new_optimizers=new_optimizers,
+        optimizers=optimizers,
         scaler=scaler,
         batches=batches,
         progress=progress,
@@ -343,9 +346,9 @@ def make_run(cfg: Settings, rt: Runtime, data: Dataset, begin: start.Start) -> R
     )
 
 
-def optimizers_of(cfg: Settings, model: GPT, rt: Runtime, begin: start.Start) -> list[torch.optim.Optimizer]:
-    """The optimizers, in the state that a checkpoint has them if it was saved after an update."""
-    optimizers = make_optimizers(
+def optimizers_of(cfg: Settings, model: GPT, rt: Runtime) -> list[torch.optim.Optimizer]:
+    """The optimizers that the settings name, without state."""
+    return make_optimizers(
         model,
         optimizer=cfg.optimizer,
         learning_rate=cfg.learning_rate,
@@ -354,9 +357,6 @@ def optimizers_of(cfg: Settings, model: GPT, rt: Runtime, begin: start.Start) ->
         betas=(cfg.beta1, cfg.beta2),
         dtype=rt.dtype,
     )
-    if begin.checkpoint and begin.progress.iter_num:
-        checkpoint.restore_optimizers(optimizers, begin.checkpoint, begin.path)
-    return optimizers
 
 
 def schedule_of(cfg: Settings) -> Schedule:

@@ -124,7 +124,7 @@ def prepare_updates(run: Run) -> None:
     if run.step_model is not None:
         return
     rt, run.step_model = run.rt, run.model
-    run.optimizers = run.optimizers or run.make_optimizers()
+    run.optimizers = run.optimizers or run.new_optimizers()
     if rt.compile:
         x = torch.zeros(run.batches.B, run.batches.T, dtype=torch.int64, device=rt.device)
         mode = compile_mode(run.model, x.numel(), rt)

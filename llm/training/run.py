@@ -58,7 +58,7 @@ class Run:
 
     model: GPT  # the plain module, which is saved and measured
     step_model: torch.nn.Module | None  # the same for updates: compiled, or data-parallel; None = not yet needed
-    make_optimizers: Callable[[], list[torch.optim.Optimizer]]
+    new_optimizers: Callable[[], list[torch.optim.Optimizer]]
     optimizers: list[torch.optim.Optimizer]  # empty = not yet needed
     scaler: torch.amp.GradScaler
     batches: Batches
