@@ -9,9 +9,12 @@ A host without power, or a network that is cut, closes nothing: there, an exchan
 import importlib
 import os
 import re
+import secrets
+import time
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from llm.configurator import UserError
 
@@ -23,8 +26,11 @@ def join(backend: str, timeout: float) -> None:
     # DistributedDataParallel imports this module, whose default arguments then hold the process group: imported
     # before there is one, they do not, and `runtime.stop` releases it
     importlib.import_module("torch.distributed.nn")
+    limit = timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, rank, world_size = next(rendezvous("env://", timeout=limit))
+        store = new_store(store, rank, world_size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -32,6 +38,30 @@ def join(backend: str, timeout: float) -> None:
             f"the {os.environ.get('WORLD_SIZE')} processes of this training did not find each other at {master} within "
             f"{timeout:g} s ({reason}); docs/two_hosts.md says what each host needs"
         ) from None
+
+
+def new_store(store: dist.Store, rank: int, world_size: int, timeout: float) -> dist.Store:
+    """Part of `store` that no earlier start of the processes has written to; RuntimeError after `timeout` seconds.
+
+    torchrun keeps one store while it starts its processes again and again, with the addresses of those that have died.
+    Rank 0 draws a name for this part and sends it to whoever asks, until all others have confirmed that they know it.
+    """
+    if rank:
+        name = store.get(f"answer {store.add('questions', 1)}").decode()
+        store.set(f"{name} {rank}", "")
+        return dist.PrefixStore(name, store)
+    name, answered, deadline = secrets.token_hex(8), 0, time.monotonic() + timeout
+    confirmed = [f"{name} {other}" for other in range(1, world_size)]
+    while confirmed and not store.check(confirmed):
+        if time.monotonic() > deadline:
+            missing = ", ".join(str(other) for other, key in enumerate(confirmed, 1) if not store.check([key]))
+            raise RuntimeError(f"waited for rank {missing}")
+        questions = store.add("questions", 0)
+        for number in range(answered + 1, questions + 1):
+            store.set(f"answer {number}", name)
+        answered = questions
+        time.sleep(0.01)
+    return dist.PrefixStore(name, store)
 
 
 def explained(error: RuntimeError) -> Exception:

@@ -1,6 +1,9 @@
 """A process that is missing, lost or starts from another state ends a training with one line (test_two_hosts.py)."""
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
@@ -38,6 +41,35 @@ def test_a_process_that_is_not_told_where_to_look_says_so(alone_of_two, monkeypa
     monkeypatch.delenv("MASTER_ADDR")
     with pytest.raises(UserError, match="MASTER_ADDR expected, but not set"):
         processes.join("gloo", timeout=1)
+
+
+def test_processes_that_start_again_do_not_read_what_those_before_them_wrote():
+    """The store of torchrun outlives them, and the first to come back must wait for rank 0."""
+    shared = dist.HashStore()
+    shared.set_timeout(timedelta(seconds=20))
+    seen = []
+
+    def start(rank: int) -> dist.Store:
+        return processes.new_store(shared, rank, 3, timeout=20)
+
+    with ThreadPoolExecutor(3) as pool:
+        for address in ("old", "new"):
+            others = [pool.submit(start, rank) for rank in (1, 2)]
+            time.sleep(0.1)
+            assert not any(other.done() for other in others)
+            store = start(0)
+            assert not store.check(["address of rank 0"])
+            store.set("address of rank 0", address)
+            seen += [other.result().get("address of rank 0").decode() for other in others]
+    assert seen == ["old", "old", "new", "new"]
+
+
+def test_rank_0_says_who_did_not_come():
+    shared = dist.HashStore()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(processes.new_store, shared, 1, 4, 20)
+        with pytest.raises(RuntimeError, match="^waited for rank 2, 3$"):
+            processes.new_store(shared, 0, 4, timeout=1)
 
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
