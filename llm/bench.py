@@ -32,7 +32,6 @@ from llm.configurator import PACKAGE, PositiveInt, load_settings, require, run_s
 import torch
 
 from llm.model import GPTConfig
-from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.reading import samplers
 from llm.reading.reader import MAX_BATCH
@@ -216,7 +215,6 @@ def report_writing(training: train.Settings, repeats: int, rt: Runtime, rate: fl
     n_updates = WRITTEN_TOKENS / (training.batch_size * training.block_size)
     epoch = n_updates * median_seconds([partial(seconds_of, update, rt.device)], repeats)[0]
     model, steps = CompactGPT(shape_of(training), list(range(BOOK_TOKENS))).to(rt.device), []
-    set_copying_heads(model)
     write = partial(writing.write, model, torch.randint(BOOK_TOKENS, (WRITTEN_TOKENS,)), rt, seed=1)
     seconds = seconds_of(partial(write, report=steps.append), rt.device)
     words = f"{len(steps)} steps in {seconds:.1f} s, {seconds * rate / 1e12:.1f} TFLOP; {steps[-1].known:.2%} known"

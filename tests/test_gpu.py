@@ -15,7 +15,6 @@ import torch
 from conftest import losses
 
 from llm import bench, train
-from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT
 from llm.reading.generate import generate
 from llm.reading.reader import Reader
@@ -86,9 +85,7 @@ def test_a_text_is_written_in_closed_form(device, dtype):
     rt = Runtime(torch.device(device), getattr(torch, dtype), compile=False)
     settings = train.Settings(n_layer=3, n_head=2, n_embd=64, block_size=64)
     torch.manual_seed(0)
-    model, steps = CompactGPT(bench.shape_of(settings), list(range(200))), []
-    set_copying_heads(model)
-    model.to(device)
+    model, steps = CompactGPT(bench.shape_of(settings), list(range(200))).to(device), []
     text = torch.randint(200, (1024,), generator=torch.Generator().manual_seed(1))
     assert writing.write(model, text, rt, seed=1, report=steps.append)
     assert steps[-1].known > 0.97

@@ -70,17 +70,18 @@ def context_length(n_layer: int, n_head: int, reach: int = NO_LIMIT) -> int:
 
 
 @torch.no_grad()
-def set_copying_heads(model: GPT) -> None:
-    """Set a model's initial weights, in place; draws from torch's global generator. See copying_obstacle."""
+def set_copying_heads(model: GPT, generator: torch.Generator) -> None:
+    """Set a model's embeddings and attention, in place; draws from `generator`, on the CPU. See copying_obstacle."""
     c, transformer = model.config, model.transformer
     size = c.n_embd // c.n_head
     n = size // 2
-    ones = torch.ones(c.n_embd, 1)
-    subspace = torch.linalg.qr(torch.cat([ones, torch.randn(c.n_embd, 2 * n)], dim=1)).Q[:, 1:].T  # (2 n, C)
-    frequencies = (torch.arange(n) + 0.5 + SPREAD * (torch.rand(n) - 0.5)) * math.pi / n
+    drawn = torch.randn(c.n_embd, 2 * n, generator=generator)
+    subspace = torch.linalg.qr(torch.cat([torch.ones(c.n_embd, 1), drawn], dim=1)).Q[:, 1:].T  # (2 n, C)
+    frequencies = (torch.arange(n) + 0.5 + SPREAD * (torch.rand(n, generator=generator) - 0.5)) * math.pi / n
     waves = set_positions(model, frequencies, subspace)
-    tokens = transformer.wte.weight.normal_(std=TOKEN_STD)
+    tokens = TOKEN_STD * torch.randn(transformer.wte.weight.shape, generator=generator)
     tokens -= tokens @ subspace.T @ subspace
+    transformer.wte.weight.copy_(tokens)
     for block in transformer.h:
         block.attn.c_proj.weight.zero_()
     length = float(tokens.norm(dim=1).mean())
@@ -90,7 +91,7 @@ def set_copying_heads(model: GPT) -> None:
     farthest = max(1, offsets[-1] - 1)
     decay = FARTHEST[c.n_layer >= DEEP] ** (1 / farthest)
     sizes = [length / math.sqrt(size * offsets.count(offset)) * decay ** (offset - 1) for offset in offsets]
-    set_heads(transformer.h[0], offsets, sizes, SHARPNESS[0], position, subspace, frequencies, None)
+    set_heads(transformer.h[0], offsets, sizes, SHARPNESS[0], position, subspace, frequencies, generator)
 
 
 def positions_of(model: GPT) -> tuple[torch.Tensor, torch.Tensor]:

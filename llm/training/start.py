@@ -9,7 +9,6 @@ import torch
 from llm.configurator import UserError
 from llm.model import GPT, GPTConfig
 from llm.network import lora
-from llm.network.copying_heads import set_copying_heads
 from llm.network.corpus_softmax import CompactGPT, compact
 from llm.network.look_back import set_look_back_weights
 from llm.runtime import Runtime, notice
@@ -32,13 +31,11 @@ class Start:
 
 
 def random_weights(config: GPTConfig, data: Dataset, *, corpus_softmax: bool, weights: str) -> Start:
-    """A new model of this shape; weights: the setting of that name."""
+    """A new model of this shape; weights: the setting of that name. A text is written into random ones."""
     compact_table = corpus_softmax and data.corpus_ids is not None
     model = CompactGPT(config, data.corpus_ids) if compact_table else GPT(config)
     if weights == "look_back":
         set_look_back_weights(model)
-    elif weights == "written":
-        set_copying_heads(model)
     n_written = 0 if weights == "written" else None
     return Start(model, Progress(text_sha256=data.train.sha256, n_written=n_written), data.corpus_ids)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from llm.model import GPT
-from llm.network.copying_heads import context_length, copy_further, later_offsets
+from llm.network.copying_heads import context_length, copy_further, later_offsets, set_copying_heads
 from llm.runtime import Runtime, return_freed_memory, seed_for
 from llm.training.writing_context import needed_context
 from llm.training.writing_rows import chunks_of
@@ -31,7 +31,7 @@ def write(
     block_written: Callable[[int], None] = lambda n: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Write a text into a model with copying heads, in place. False if `interrupted` ended it.
+    """Write a text into a model, in place. False if `interrupted` ended it. See copying_obstacle.
 
     tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
     the same arguments. again: all blocks are written already, and the last one takes half as many steps again, on top
@@ -46,6 +46,8 @@ def write(
     n_last = n_steps * (LAST_BLOCK // 2 if again else LAST_BLOCK)
     total = n_last if again else n_steps * (len(blocks) - 1) + n_last
     shape = (len(blocks), model.config.n_head, needed_context(tokens.numpy()))
+    if first_block == 0:
+        set_copying_heads(model, torch.Generator().manual_seed(seed_for(seed, len(blocks))))
     chunks = chunks_of(model, tokens, rt, seed, context_length(*shape))
     solver = Solver(model, chunks, rt, report=report, interrupted=interrupted, total=total)
     copies_later = later_offsets(*shape)

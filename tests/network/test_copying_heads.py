@@ -22,7 +22,7 @@ SHAPE = dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=500, bi
 def model():
     torch.manual_seed(0)
     model = GPT(GPTConfig(**SHAPE)).eval()
-    set_copying_heads(model)
+    set_copying_heads(model, torch.Generator().manual_seed(0))
     return model
 
 
