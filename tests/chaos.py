@@ -255,11 +255,13 @@ def sharded(trainer: Trainer, times: int = 12) -> None:
     """Sharded runs whose processes are killed at random instants, some of them in a save.
 
     One goes on with two processes each time, and must equal the undisturbed run. The other goes on with another number
-    each time, from one to four, and must lose as much as that run to rounding.
+    each time, from one to four, and must lose as much as that run to rounding. Hence float32 and low learning rates:
+    with SHAPE's, rounding alone makes undisturbed runs of 2 and 4 processes differ by 1 % after 60 updates.
     """
     random.seed(5)
     settings = dict(SHAPE, dataset="held", optimizer="muon", dropout=0.2, gradient_accumulation_steps=12, batch_size=1)
-    settings |= dict(max_iters=40 + 20 * times, eval_interval=5, eval_iters=4, shard=True)
+    settings |= dict(max_iters=40 + 20 * times, eval_interval=5, eval_iters=4, shard=True, dtype="float32")
+    settings |= dict(learning_rate=1e-3, muon_lr=2e-3)
     assert trainer.start("sharded-whole", processes(2), **settings).wait() == 0
     for name, numbers in (("sharded-same", [2]), ("sharded-others", [1, 3, 2, 4])):
         killed = in_a_save = went_on = 0
@@ -298,7 +300,7 @@ def kill_one_or_all(trainer: Trainer, name: str, process: subprocess.Popen, log:
     """Kill one of a run's processes, or all at once, at a random instant; returns whether a save was under way."""
     wait_for_updates(process, log, random.randrange(6, 25))
     if random.random() < 0.5:
-        wait_until(process, lambda: any((trainer.folder / name / "shards").glob(".*.tmp")))
+        wait_until(process, lambda: any((trainer.folder / name).rglob(".*.tmp")))
     time.sleep(random.uniform(0, 0.03))
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, encoding="utf-8")
     children = [int(number) for number in found.stdout.split()]
