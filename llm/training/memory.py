@@ -17,10 +17,10 @@ from llm.model import GPT
 from llm.network.sharding import own_part
 from llm.runtime import Runtime
 
-# Copies of the logits at once: their log-probabilities and two gradients. On CPUs, glibc seldom gives a freed block of
-# that size to the next one, because it asks for some bytes more to align it: as many as measured, by the bytes of a
-# number in the dtype of the products
-LOGITS_COPIES = {4: 6, 2: 5}
+# Copies of the logits at once: on GPUs the logits, their log-probabilities and a gradient. On CPUs, where glibc seldom
+# gives a freed block of that size to the next one, because it asks for some bytes more to align it, as many as the heap
+# had room for: measured, by the bytes of a number in the dtype of the products
+LOGITS_COPIES = {4: 7, 2: 6}
 LIBRARIES = 1.2e8  # bytes that a process on a CPU takes beyond what it has at its start: threads, kernels, a tokenizer
 
 
@@ -29,7 +29,7 @@ class Estimate:
     """Bytes in this process, at the update's instant that takes most."""
 
     weights: float  # with the copies in which products are computed, and what FSDP gathers
-    gradients: float  # with what exchanging them takes
+    gradients: float  # with what exchanging them takes, and what Muon makes of them
     optimizer: float
     activations: float
     logits: float
@@ -78,6 +78,15 @@ def activation_bytes(model: GPT, n: int, rt: Runtime) -> float:
     return n * (block_bytes(model, rt) * c.n_layer + working)
 
 
+def muon_bytes(n: float, rt: Runtime, *, sharded: bool) -> float:
+    """What a step of Muon on n weights of this rank takes for a moment: see optim.py and sharding.change_whole.
+
+    In float32 the directions, and if sharded what is sent, what is received, and whole matrices of it; in the dtype of
+    the products three batches of the largest shape, which has two thirds of a block's weights.
+    """
+    return n * (4 * (4 if sharded else 1) + 3 * product_bytes(rt) * 2 / 3)
+
+
 def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_steps: int, sharded: bool) -> Estimate:
     """The memory of an update of `micro_steps` micro-batches on each rank; the weights may be on the meta device.
 
@@ -87,6 +96,7 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
     n_weights = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     n_matrices = sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2)
+    n_frozen = n_matrices - sum(p.numel() for p in model.transformer.h.parameters() if p.requires_grad and p.dim() == 2)
     n_rows = model.transformer.wte.num_embeddings
     n_table = n_rows * c.n_embd if any(p.requires_grad for p in model.transformer.wte.parameters()) else 0
     shares = rt.world_size if sharded else 1
@@ -99,14 +109,19 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
     elif rt.world_size > 1:
         gradients += 4 * n_trained  # DistributedDataParallel's buckets
     if width == 2:
-        weights += 2 * n_rows * c.n_embd + (2 * n_matrices if shares == 1 else 0)  # what autocast has converted
+        weights += 2 * n_rows * c.n_embd
+        if shares == 1:  # autocast keeps what it converts of trained matrices; of others, a block's backward pass does
+            weights += 2 * (n_matrices - n_frozen + n_frozen / (c.n_layer if model.gradient_checkpointing else 1))
     activations = activation_bytes(model, n, rt)
     copies = 3 if rt.device.type == "cuda" else LOGITS_COPIES[width]
     logits = n * n_rows * 4 * copies
     kept = gradients if micro_steps > 1 else 4 * n_table  # gradients that there are when a backward pass begins
-    if gradients + 4 * n_table >= activations + logits + kept:  # its end takes more, when the activations are gone
+    end = gradients + max(4 * n_table, muon_bytes(n_muon / shares, rt, sharded=shares > 1))
+    if rt.device.type == "cpu":  # nor does glibc give Muon's blocks to the next pass
+        kept += muon_bytes(n_muon / shares, rt, sharded=shares > 1)
+    if end >= activations + logits + kept:  # the end of the update takes more, when the activations are gone
         activations = logits = 0.0
-        kept = gradients + 4 * n_table
+        kept = end
     optimizer = 4 * (2 * n_trained - n_muon) / shares
     return Estimate(weights, kept, optimizer, activations, logits, program_bytes(model, rt))
 
