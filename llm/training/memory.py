@@ -17,10 +17,10 @@ from llm.model import GPT
 from llm.network.sharding import own_part
 from llm.runtime import Runtime
 
-# Copies of the logits at once: on GPUs the logits, their log-probabilities and a gradient. On CPUs, where glibc seldom
-# gives a freed block of that size to the next one, because it asks for some bytes more to align it, as many as the heap
-# had room for: measured, by the bytes of a number in the dtype of the products
-LOGITS_COPIES = {4: 7, 2: 6}
+# Copies of the logits at once: the logits, their log-probabilities and a gradient. On CPUs, glibc seldom gives a freed
+# block of that size to the next one, because it asks for some bytes more to align it: as many as its heap had room for,
+# in the median of the runs of tests/measuring_shards.py; it was 5 to 8
+LOGITS_COPIES, HEAP_COPIES = 3, 6
 LIBRARIES = 1.2e8  # bytes that a process on a CPU takes beyond what it has at its start: threads, kernels, a tokenizer
 
 
@@ -103,9 +103,9 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
 
     width = product_bytes(rt)
     weights, gradients = 4 * n_weights / shares, 4 * n_trained / shares
-    if shares > 1:  # the tables all the time, and the matrices of two layers
+    if shares > 1:  # the tables all the time, and the matrices of two layers; the table's gradient again to send it
         weights += 4 * (n_weights - n_matrices) + width * 3 * 8 * c.n_embd**2
-        gradients += 4 * n_table + (width + 4) * 8 * c.n_embd**2
+        gradients += 2 * 4 * n_table + (width + 4) * 8 * c.n_embd**2
     elif rt.world_size > 1:
         gradients += 4 * n_trained  # DistributedDataParallel's buckets
     if width == 2:
@@ -113,8 +113,7 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
         if shares == 1:  # autocast keeps what it converts of trained matrices; of others, a block's backward pass does
             weights += 2 * (n_matrices - n_frozen + n_frozen / (c.n_layer if model.gradient_checkpointing else 1))
     activations = activation_bytes(model, n, rt)
-    copies = 3 if rt.device.type == "cuda" else LOGITS_COPIES[width]
-    logits = n * n_rows * 4 * copies
+    logits = n * n_rows * 4 * (LOGITS_COPIES if rt.device.type == "cuda" else HEAP_COPIES)
     kept = gradients if micro_steps > 1 else 4 * n_table  # gradients that there are when a backward pass begins
     end = gradients + max(4 * n_table, muon_bytes(n_muon / shares, rt, sharded=shares > 1))
     if rt.device.type == "cpu":  # nor does glibc give Muon's blocks to the next pass

@@ -62,6 +62,27 @@ def test_gradients_and_optimizer_states_are_what_a_step_leaves(tiny_model, optim
     assert needed.gradients >= sum(4 * g.numel() for g in gradients) > 0
 
 
+def test_what_is_converted_of_frozen_weights_is_kept_by_the_blocks_that_are_not_computed_again(tiny_model):
+    model = tiny_model(**SHAPE | dict(n_layer=6, dropout=0.0))
+    lora.attach(model, 2, [])
+    frozen = {p.shape for p in model.transformer.h.parameters() if p.dim() == 2 and not p.requires_grad}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and tensor.mT.shape in frozen:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    x = torch.randint(300, (2, 48))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), BFLOAT16.autocast():
+        model.train()(x, x)
+    options = dict(n_muon=0, batch_size=2, micro_steps=2, sharded=False)
+    n_kept = sum(t.numel() for t in kept.values()) + 3 * 64 * 64  # nothing before the first block is trained
+    whole = memory.estimate(model, BFLOAT16, **options).weights
+    model.gradient_checkpointing = True
+    assert whole - memory.estimate(model, BFLOAT16, **options).weights == 2 * n_kept * 5 / 6
+
+
 def test_recomputing_and_sharding_lower_the_estimate(tiny_model):
     model = tiny_model(**SHAPE | dict(n_layer=12))
     options = dict(n_muon=0, batch_size=4, micro_steps=2)
