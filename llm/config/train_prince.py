@@ -8,7 +8,7 @@
 #     python train.py config/train_prince.py --dataset=my_book --out_dir=out-my_book
 #
 # Measured on Brother Jacob, a public-domain book of the same size (21,544 tokens), on two CPU cores (AMD EPYC with
-# AVX-512-BF16), 2026-11-26: 31 seconds from the command to its end, recall@50/50 1.0000, recall@8/50 0.995 (medians of
+# AVX-512-BF16), 2026-11-26: 28 seconds from the command to its end, recall@50/50 1.0000, recall@8/50 0.998 (medians of
 # three seeds; BENCHMARKS.md). The published reference trained a model of this shape for 5 minutes on a rented GPU.
 # Where a text cannot be written (README.md), it is learned by gradient descent, to which the settings from `batch_size`
 # on belong.
