@@ -114,7 +114,7 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
             weights += 2 * (n_matrices - n_frozen + n_frozen / (c.n_layer if model.gradient_checkpointing else 1))
     activations = activation_bytes(model, n, rt)
     logits = n * n_rows * 4 * (LOGITS_COPIES if rt.device.type == "cuda" else HEAP_COPIES)
-    kept = gradients if micro_steps > 1 else 4 * n_table * min(2, shares)  # gradients that there are when a backward pass begins
+    kept = gradients if micro_steps > 1 else 4 * n_table * min(2, shares)  # when a backward pass begins
     end = gradients + max(4 * n_table, muon_bytes(n_muon / shares, rt, sharded=shares > 1))
     if rt.device.type == "cpu":  # nor does glibc give Muon's blocks to the next pass
         kept += muon_bytes(n_muon / shares, rt, sharded=shares > 1)
