@@ -16,8 +16,8 @@ from conftest import TINY, timeless
 from llm.storage import checkpoint
 from llm.training.metrics import read_metrics
 
-TIMEOUT = 8  # seconds: --timeout
-MARGIN = 8  # seconds that a process may take to end once it knows
+TIMEOUT = 5  # seconds: --timeout
+MARGIN = 5  # seconds that a process may take to end once it knows
 PATIENCE = 100  # seconds until a test that hangs is ended
 PORT = "29500"
 TRAINED = dict(

@@ -45,7 +45,10 @@ def test_a_text_is_written_and_measured_without_an_update(learn, verse, capsys):
     assert [line["written_block"] for line in steps] == sorted(line["written_block"] for line in steps)
     assert steps[-1]["writing_loss"] < 0.05 < steps[0]["writing_loss"] and steps[-1]["known_tokens"] > 0.9
     assert json.loads(Path("out/recall.json").read_text())["recall"] == 1.0
-    before = weights(name="ckpt_init.pt")  # random ones, not yet heads that repeat the last token
+    before = weights(name="ckpt_init.pt")  # the model before anything of the text
+    assert not torch.equal(
+        before["transformer.h.0.mlp.c_proj.weight"], saved["model"]["transformer.h.0.mlp.c_proj.weight"]
+    )  # and before its heads repeat the last token: random weights
     assert all(tensor.std() > 0.005 for name, tensor in before.items() if name.endswith("proj.weight"))
 
 
