@@ -95,8 +95,9 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
     c, n = model.config, batch_size * model.config.block_size
     n_weights = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    n_matrices = sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2)
-    n_frozen = n_matrices - sum(p.numel() for p in model.transformer.h.parameters() if p.requires_grad and p.dim() == 2)
+    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
+    n_matrices = sum(p.numel() for p in matrices)
+    n_frozen = sum(p.numel() for p in matrices if not p.requires_grad)
     n_rows = model.transformer.wte.num_embeddings
     n_table = n_rows * c.n_embd if any(p.requires_grad for p in model.transformer.wte.parameters()) else 0
     shares = rt.world_size if sharded else 1
@@ -115,9 +116,10 @@ def estimate(model: GPT, rt: Runtime, *, n_muon: int, batch_size: int, micro_ste
     activations = activation_bytes(model, n, rt)
     logits = n * n_rows * 4 * (LOGITS_COPIES if rt.device.type == "cuda" else HEAP_COPIES)
     kept = gradients if micro_steps > 1 else 4 * n_table * min(2, shares)  # when a backward pass begins
-    end = gradients + max(4 * n_table, muon_bytes(n_muon / shares, rt, sharded=shares > 1))
+    muon = muon_bytes(n_muon / shares, rt, sharded=shares > 1)
+    end = gradients + max(4 * n_table, muon)
     if rt.device.type == "cpu":  # nor does glibc give Muon's blocks to the next pass
-        kept += muon_bytes(n_muon / shares, rt, sharded=shares > 1)
+        kept += muon
     if end >= activations + logits + kept:  # the end of the update takes more, when the activations are gone
         activations = logits = 0.0
         kept = end

@@ -31,7 +31,7 @@ def write(
     block_written: Callable[[int], None] = lambda n: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Write a text into a model, in place. False if `interrupted` ended it. See copying_obstacle.
+    """Write a text into a model whose shape passes copying_obstacle, in place. False if `interrupted` ended it.
 
     tokens: (N,) int64 ids of the text. first_block: blocks before it are written already, by an interrupted call with
     the same arguments. again: all blocks are written already, and the last one takes half as many steps again, on top
